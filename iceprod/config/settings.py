@@ -48,10 +48,10 @@ class ServerSettings(_Section):
 class StoreSettings(_Section):
     """The datastore."""
 
-    path: Path | None = None
-    """File of the SQLite database; `iceprod.db` in the data directory if unset."""
+    url: Annotated[str, Field(pattern=r"^$|^sqlite:///.+$|^mongodb(\+srv)?://.+$")] = ""
+    """`sqlite:///PATH`, or `mongodb://HOST[:PORT]/DATABASE`; if empty, `iceprod.db` in the data directory."""
     synchronous: Literal["full", "normal"] = "full"
-    """`full` survives a power cut without losing an answered call; `normal` may lose the last moments."""
+    """SQLite: `full` survives a power cut without loss; `normal` may lose the last moments."""
 
 
 class RpcSettings(_Section):
@@ -234,9 +234,12 @@ class Settings(BaseSettings):
         return self.server.data_dir.expanduser().absolute()
 
     @property
-    def store_path(self) -> Path:
-        """The database's file as an absolute path."""
-        return (self.store.path or self.data_dir / "iceprod.db").expanduser().absolute()
+    def store_path(self) -> Path | None:
+        """The database's file as an absolute path; None if the store is a server of its own."""
+        if self.store.url.startswith("mongodb"):
+            return None
+        given = self.store.url.removeprefix("sqlite:///")
+        return (Path(given) if given else self.data_dir / "iceprod.db").expanduser().absolute()
 
     @property
     def files_path(self) -> Path:

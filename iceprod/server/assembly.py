@@ -53,9 +53,12 @@ _SILENT_LEASES = 2
 
 def make_store(settings: Settings) -> Store:
     """The datastore, not opened yet."""
+    path = settings.store_path
+    if path is None:
+        raise ConfigError("store.url: there is no adapter for MongoDB yet")
     synchronous: Literal["FULL", "NORMAL"] = "FULL" if settings.store.synchronous == "full" else "NORMAL"
-    settings.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return SqliteStore(settings.store_path, synchronous=synchronous)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return SqliteStore(path, synchronous=synchronous)
 
 
 def rpc_limits(settings: Settings) -> Limits:

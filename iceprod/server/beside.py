@@ -81,8 +81,7 @@ async def make_token(settings: Settings, *, name: str, label: str) -> str:
     Raises:
         NotFoundError: there is no site, or no such user.
     """
-    if not settings.store_path.exists():
-        raise NotFoundError("site database", settings.store_path)
+    _check_exists(settings)
     async with _opened(settings) as opened:
         return await _token_for(opened, name, label)
 
@@ -150,9 +149,25 @@ async def _running(grids: list[Grid]) -> int:
     return sum([len(await grid.jobs()) for grid in grids])
 
 
+def _check_exists(settings: Settings) -> None:
+    path = settings.store_path
+    if path is not None and not path.exists():
+        raise NotFoundError("site database", path)
+
+
+def _database(settings: Settings) -> Path:
+    """The file of the database.
+
+    Raises:
+        InputError: the store is none that lies in a file.
+    """
+    if settings.store_path is None:
+        raise InputError("the store is a MongoDB server: there is no file to put in its place")
+    return settings.store_path
+
+
 def _check_target(settings: Settings, target: Path) -> None:
-    if not settings.store_path.exists():
-        raise NotFoundError("site database", settings.store_path)
+    _check_exists(settings)
     if target.exists():
         raise AlreadyExists(f"{target} exists; a backup overwrites nothing")
     if not target.parent.is_dir():
@@ -167,7 +182,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
         ConfigError: the server runs.
     """
     _check_copy(source)
-    target = settings.store_path
+    target = _database(settings)
     with data_directory(settings.data_dir):
         draft = target.with_name(f"{target.name}.restored")
         draft.unlink(missing_ok=True)
@@ -255,8 +270,9 @@ def _directory(settings: Settings) -> Iterator[Finding]:
 
 
 async def _store(settings: Settings) -> Finding:
-    if not settings.store_path.exists():
-        return Finding("store", Verdict.OK, f"{settings.store_path} will be made at the first start")
+    path = settings.store_path
+    if path is not None and not path.exists():
+        return Finding("store", Verdict.OK, f"{path} will be made at the first start")
     store = make_store(settings)
     try:
         await store.open()
@@ -271,7 +287,7 @@ async def _store(settings: Settings) -> Finding:
         return Finding(
             "store", Verdict.FAILED, "; ".join(damage[:3]), "restore a backup: iceprod restore FILE"
         )
-    return Finding("store", Verdict.OK, f"{settings.store_path} is sound")
+    return Finding("store", Verdict.OK, f"{path or 'the MongoDB server'} is sound")
 
 
 def _listeners(settings: Settings) -> Iterator[Finding]:

@@ -156,3 +156,12 @@ async def test_values_are_put_or_put_once(store: Store):
     await store.values.put("key", "other")
 
     assert await store.values.put_new("key", "late") == "other"
+
+
+async def test_a_former_holder_of_a_duty_cannot_overwrite_what_the_next_one_wrote(store: Store):
+    assert await store.values.put("usage", "first", fence=1)
+    assert await store.values.put("usage", "second", fence=2)
+    assert not await store.values.put("usage", "late", fence=1)
+    assert await store.values.get("usage") == "second"
+    assert await store.values.put("usage", "third", fence=2)
+    assert await store.values.get("usage") == "third"

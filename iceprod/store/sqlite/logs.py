@@ -115,20 +115,24 @@ class SqliteValues(ValueRepository):
         )
         return None if row is None else row[0]
 
-    async def put(self, name: str, text: str) -> None:
+    async def put(self, name: str, text: str, *, fence: int = 0) -> bool:
         """See the port."""
+        upsert = (
+            "INSERT INTO vals (name, text, fence) VALUES (?1, ?2, ?3) ON CONFLICT (name)"
+            " DO UPDATE SET text = ?2, fence = ?3 WHERE fence <= ?3"
+        )
 
-        def operation(transaction: SqliteTransaction) -> None:
-            transaction.connection.execute("INSERT OR REPLACE INTO vals VALUES (?, ?)", (name, text))
+        def operation(transaction: SqliteTransaction) -> bool:
+            return transaction.connection.execute(upsert, (name, text, fence)).rowcount > 0
 
-        await self._writer.run(operation)
+        return await self._writer.run(operation)
 
     async def put_new(self, name: str, text: str) -> str:
         """See the port."""
 
         def operation(transaction: SqliteTransaction) -> str:
             connection = transaction.connection
-            connection.execute("INSERT OR IGNORE INTO vals VALUES (?, ?)", (name, text))
+            connection.execute("INSERT OR IGNORE INTO vals (name, text) VALUES (?, ?)", (name, text))
             return str(connection.execute("SELECT text FROM vals WHERE name = ?", (name,)).fetchone()[0])
 
         return await self._writer.run(operation)
