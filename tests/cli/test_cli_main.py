@@ -61,6 +61,17 @@ def test_help_is_quick() -> None:
     assert min(times) < 0.3
 
 
+def test_who_stops_reading_ends_the_command_as_a_shell_expects() -> None:
+    command = [sys.executable, "-m", "iceprod.cli.main", "config", "check", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        complaint = process.stderr.read()
+
+    assert (process.returncode, complaint) == (141, b"")
+
+
 def test_help_imports_neither_server_nor_client() -> None:
     code = (
         "import sys\nfrom iceprod.cli.main import main\n"
