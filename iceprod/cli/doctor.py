@@ -24,12 +24,12 @@ def doctor(settings: Settings, *, as_json: bool) -> int:
     Looks at the settings, the data directory, the disk, the database, the ports and the
     grids, whether the server runs or not. Exits with 1 if something has failed.
     """
-    from iceprod.server import beside  # noqa: PLC0415 - the whole server
+    from iceprod.server import diagnosis  # noqa: PLC0415 - the whole server
 
-    findings = asyncio.run(beside.diagnose(settings))
+    findings = asyncio.run(diagnosis.diagnose(settings))
     if as_json:
         output.print_json({"items": [asdict(finding) for finding in findings], "next": None})
     else:
         rows = ((item.check, item.verdict, item.message, item.advice) for item in findings)
         output.print_table(("check", "verdict", "found", "what to do"), rows)
-    return int(any(item.verdict is beside.Verdict.FAILED for item in findings))
+    return int(any(item.verdict is diagnosis.Verdict.FAILED for item in findings))

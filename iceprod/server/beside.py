@@ -1,4 +1,4 @@
-"""What is done to a site's own files beside its server: first account, tokens, backup, doctor.
+"""What is done to a site's own files beside its server: first account, tokens, backup.
 
 All of it works whether the server runs or not, but for `prepare`, `restore` and `end_pilots`,
 which need the data directory for themselves.
@@ -7,32 +7,25 @@ which need the data directory for themselves.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import socket
 import sqlite3
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from iceprod import clock as clocks
 from iceprod import ids
 from iceprod.config import Settings
-from iceprod.errors import AlreadyExists, IceProdError, InputError, NotFoundError
+from iceprod.errors import AlreadyExists, InputError, NotFoundError
 from iceprod.grids.base import Grid
 from iceprod.grids.local import GRACE_S
 from iceprod.server.assembly import make_accounts, make_grids, make_store
-from iceprod.server.process import PORTS_FILE, data_directory
+from iceprod.server.process import data_directory
 from iceprod.services.accounts import Accounts, principal_of
 from iceprod.store.base import Store
 
-_LOW_DISK_BYTES: Final = 10**9
 _SIDE_FILES: Final = ("-wal", "-shm")
 
 
@@ -217,132 +210,3 @@ def _put_aside(target: Path) -> Path | None:
         if beside.exists():
             beside.replace(former.with_name(former.name + suffix))
     return former
-
-
-class Verdict(StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a check found, and what to do about it."""
-
-    check: str
-    verdict: Verdict
-    message: str
-    advice: str = ""
-
-
-async def diagnose(settings: Settings) -> list[Finding]:
-    """Look at everything that a server with these settings needs; changes nothing."""
-    findings = [_python(), *_directory(settings)]
-    findings.append(await _store(settings))
-    findings += _listeners(settings)
-    findings += _grids(settings)
-    return findings
-
-
-def _python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("python", Verdict.OK, f"Python {version}, SQLite {sqlite3.sqlite_version}")
-
-
-def _directory(settings: Settings) -> Iterator[Finding]:
-    path = settings.data_dir
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if os.access(existing, os.W_OK):
-        yield Finding("data directory", Verdict.OK, f"{path} can be written")
-    else:
-        yield Finding(
-            "data directory",
-            Verdict.FAILED,
-            f"{existing} cannot be written",
-            "set server.data_dir, or change its owner",
-        )
-    free = shutil.disk_usage(existing).free
-    verdict = Verdict.OK if free > _LOW_DISK_BYTES else Verdict.WARNING
-    advice = "" if verdict is Verdict.OK else "make room: uploads stop at files.keep_free_bytes"
-    yield Finding("disk", verdict, f"{free / 1e9:.1f} GB free", advice)
-
-
-async def _store(settings: Settings) -> Finding:
-    path = settings.store_path
-    if path is not None and not path.exists():
-        return Finding("store", Verdict.OK, f"{path} will be made at the first start")
-    store = make_store(settings)
-    try:
-        await store.open()
-        try:
-            await store.ping()
-            damage = await store.check()
-        finally:
-            await store.close()
-    except IceProdError as exc:
-        return Finding("store", Verdict.FAILED, exc.message, "restore a backup: iceprod restore FILE")
-    if damage:
-        return Finding(
-            "store", Verdict.FAILED, "; ".join(damage[:3]), "restore a backup: iceprod restore FILE"
-        )
-    return Finding("store", Verdict.OK, f"{path or 'the MongoDB server'} is sound")
-
-
-def _listeners(settings: Settings) -> Iterator[Finding]:
-    server = settings.server
-    running = _is_running(settings)
-    ports = {"server.port": server.port}
-    if server.rpc_lane:
-        ports["server.rpc_port"] = server.rpc_port
-    for setting, port in (ports | _ports_in_use(settings) if running else ports).items():
-        yield _port(setting, server.host, port, running=running)
-
-
-def _ports_in_use(settings: Settings) -> dict[str, int]:
-    """The ports of the server that runs, which may be others than those of the settings."""
-    try:
-        return msgspec.json.decode((settings.data_dir / PORTS_FILE).read_bytes(), type=dict[str, int])
-    except (OSError, msgspec.DecodeError):
-        return {}
-
-
-def _is_running(settings: Settings) -> bool:
-    """Whether a server holds the data directory."""
-    if not settings.data_dir.exists():
-        return False
-    try:
-        with data_directory(settings.data_dir):
-            return False
-    except IceProdError:
-        return True
-
-
-def _port(setting: str, host: str, port: int, *, running: bool) -> Finding:
-    if port == 0:
-        return Finding(setting, Verdict.OK, "any free port")
-    try:
-        with closing(socket.create_connection((host or "127.0.0.1", port), timeout=2)):
-            taken = True
-    except OSError:
-        taken = False
-    where = f"{host}:{port}"
-    if running:
-        if taken:
-            return Finding(setting, Verdict.OK, f"the server listens on {where}")
-        return Finding(setting, Verdict.FAILED, f"the server does not answer on {where}", "look at its log")
-    if taken:
-        return Finding(setting, Verdict.FAILED, f"another program listens on {where}", f"set {setting}")
-    return Finding(setting, Verdict.OK, f"{where} is free")
-
-
-def _grids(settings: Settings) -> Iterator[Finding]:
-    for name, grid in settings.grids.items():
-        text = f"{grid.kind}, at most {grid.max_pilots} pilots"
-        if grid.max_pilots:
-            yield Finding(f"grid {name}", Verdict.OK, text)
-        else:
-            yield Finding(
-                f"grid {name}", Verdict.WARNING, text, f"nothing runs here: set grids.{name}.max_pilots"
-            )

@@ -1,0 +1,20 @@
+"""What ``iceprod doctor`` looks at: everything that a server with some settings needs.
+
+Nothing is changed, and it works whether the server runs or not.
+"""
+
+from __future__ import annotations
+
+from iceprod.config import Settings
+from iceprod.server.diagnosis import listeners, machine, store
+from iceprod.server.diagnosis.findings import Finding, Verdict
+
+__all__ = ["Finding", "Verdict", "diagnose"]
+
+
+async def diagnose(settings: Settings) -> list[Finding]:
+    """Look at everything that a server with these settings needs; changes nothing."""
+    findings = [*machine.look(settings), await store.look(settings)]
+    findings += listeners.look(settings)
+    findings += machine.grids(settings)
+    return findings
