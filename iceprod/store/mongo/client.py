@@ -1,0 +1,489 @@
+"""The driver: the one file that imports it, so that another driver is a change of this file.
+
+Motor passes each call to a thread that uses PyMongo's blocking client.  What differs between
+it and PyMongo's own asynchronous client stays inside `Collection` and `Database`
+(docs/adr/0015-motor-and-its-successor.md).
+
+Reads ask the primary for what a majority has, and writes return when a majority has them in
+its journal: nothing is seen or answered that a failover could take back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import structlog
+from pymongo import (
+    ASCENDING,
+    DESCENDING,
+    DeleteMany,
+    DeleteOne,
+    IndexModel,
+    InsertOne,
+    ReplaceOne,
+    ReturnDocument,
+    UpdateMany,
+    UpdateOne,
+)
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from iceprod import clock
+from iceprod.errors import AlreadyExists, ConfigError, StoreUnavailable, TooLarge
+
+# How many calls may be under way; the driver reads it when it is imported.
+_THREADS: Final = int(os.environ.setdefault("MOTOR_MAX_WORKERS", "32"))
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection  # noqa: E402 - see above
+
+__all__ = [
+    "ASCENDING",
+    "DESCENDING",
+    "Bulk",
+    "Collection",
+    "Database",
+    "DeleteMany",
+    "DeleteOne",
+    "Document",
+    "IndexModel",
+    "InsertOne",
+    "ReplaceOne",
+    "UpdateMany",
+    "UpdateOne",
+    "Write",
+]
+
+logger = structlog.get_logger(__name__)
+
+Document = dict[str, Any]
+Filter = Mapping[str, Any]
+Fields = Mapping[str, Any] | Sequence[str]
+Sort = Sequence[tuple[str, int]]
+Write = InsertOne[Document] | UpdateOne | UpdateMany | ReplaceOne[Document] | DeleteOne | DeleteMany
+_T = TypeVar("_T")
+
+DEFAULT_DATABASE: Final = "iceprod"
+RETRY_S: Final = 2.0
+"""After how long a caller is told to try again."""
+_PATIENCE_S: Final = 2.0
+_POLL_S: Final = 0.05
+_WRITE_S: Final = 10.0
+_OPTIONS: Final[dict[str, Any]] = {
+    "appname": "iceprod",
+    "serverSelectionTimeoutMS": 2_000,
+    "connectTimeoutMS": 2_000,
+    "socketTimeoutMS": 20_000,
+    "heartbeatFrequencyMS": 1_000,  # so often is a server looked for that went away
+    "maxPoolSize": _THREADS,
+}
+"""What holds unless the URL says otherwise."""
+
+_DUPLICATE: Final = 11000
+_REFUSED: Final = {13, 18, 8000}  # Unauthorized, AuthenticationFailed, and that of hosted services
+_CANNOT_NOW: Final = {
+    1,  # InternalError
+    6,  # HostUnreachable
+    7,  # HostNotFound
+    8,  # UnknownError
+    43,  # CursorNotFound
+    46,  # LockBusy
+    50,  # MaxTimeMSExpired
+    64,  # WriteConcernFailed
+    79,  # UnknownReplWriteConcern
+    89,  # NetworkTimeout
+    91,  # ShutdownInProgress
+    100,  # UnsatisfiableWriteConcern
+    112,  # WriteConflict
+    134,  # ReadConcernMajorityNotAvailableYet
+    189,  # PrimarySteppedDown
+    202,  # NetworkInterfaceExceededTimeLimit
+    262,  # ExceededTimeLimit
+    462,  # IngressRequestRateLimitExceeded
+    9001,  # SocketException
+    10107,  # NotWritablePrimary
+    11600,  # InterruptedAtShutdown
+    11601,  # Interrupted
+    11602,  # InterruptedDueToReplStateChange
+    13388,  # StaleConfig
+    13435,  # NotPrimaryNoSecondaryOk
+    13436,  # NotPrimaryOrSecondary
+    14031,  # OutOfDiskSpace
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """What a bulk of writes did; ``duplicates`` are the places of those that a unique key refused."""
+
+    matched: int
+    modified: int
+    inserted: int
+    upserted: int
+    deleted: int
+    duplicates: frozenset[int]
+
+
+class _Link:
+    """The way to the server: bounds what is under way, and fails quickly while it is away.
+
+    The driver has few threads.  A call that waited in one of them for a server that is away
+    would keep it from the calls of others, so calls wait here; and after `_PATIENCE_S`
+    without a server that takes writes no call waits any more.
+    """
+
+    __slots__ = ("_away_at", "_client", "_is_told", "_turns", "where")
+
+    def __init__(self, client: AsyncIOMotorClient[Document], where: str) -> None:
+        self._client = client
+        self._turns = asyncio.Semaphore(_THREADS)
+        self._away_at: float | None = None
+        self._is_told = False
+        self.where = where
+
+    async def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """The result of a call of the driver, or the error that it stands for."""
+        async with self._turns:
+            if self._away_at is not None or not self._is_there():
+                await self._wait()
+            try:
+                return await call()
+            except PyMongoError as error:
+                raise self.translated(error) from error
+
+    def _is_there(self) -> bool:
+        description: Any = self._client.topology_description  # the driver declares it as a method
+        return bool(description.has_writable_server())
+
+    async def _wait(self) -> None:
+        """Wait for a server that takes writes, but not for long after it went away."""
+        while not self._is_there():
+            if self._away_at is None:
+                self._away_at = clock.monotonic()
+            if clock.monotonic() - self._away_at > _PATIENCE_S:
+                self._tell_away("no server takes writes")
+                raise self.away()
+            await asyncio.sleep(_POLL_S)
+        self._away_at = None
+        if self._is_told:
+            self._is_told = False
+            logger.info("the store is back", server=self.where)
+
+    def _tell_away(self, reason: str) -> None:
+        """Log it once, not once for each call."""
+        if not self._is_told:
+            self._is_told = True
+            logger.warning("the store is away", server=self.where, reason=reason)
+
+    @staticmethod
+    def away() -> StoreUnavailable:
+        """The error of a call that finds no server."""
+        return StoreUnavailable("the datastore does not answer; try again later", retry_after_s=RETRY_S)
+
+    def translated(self, error: PyMongoError) -> Exception:
+        """The error that the port promises for one of the driver; a fault of ours stays as it is."""
+        if isinstance(error, DuplicateKeyError):
+            return AlreadyExists("there is a document with that key already")
+        if isinstance(error, DocumentTooLarge):
+            return TooLarge("this is too large for one document of the datastore")
+        if isinstance(error, ConnectionFailure | InvalidOperation):
+            # Also NotPrimaryError, NetworkTimeout and ServerSelectionTimeoutError.
+            return self.away()
+        code = error.code if isinstance(error, OperationFailure) else None
+        if code in _REFUSED:
+            self._tell_away("it refuses the name or password of store.url, or lacks a right")
+            return StoreUnavailable("the datastore refuses this server", retry_after_s=RETRY_S)
+        if isinstance(error, WriteConcernError | ExecutionTimeout) or code in _CANNOT_NOW:
+            logger.warning(
+                "the store cannot do this now", server=self.where, code=code, reason=str(error)[:500]
+            )
+            return StoreUnavailable(
+                "the datastore cannot do this now; try again later", retry_after_s=RETRY_S
+            )
+        return error
+
+
+class Collection:
+    """One collection.
+
+    All methods raise `StoreUnavailable` when the server does not answer or cannot do it now,
+    and `AlreadyExists` when a unique key refuses what is written.
+    """
+
+    __slots__ = ("_link", "_raw", "name")
+
+    def __init__(self, raw: AsyncIOMotorCollection[Document], link: _Link) -> None:
+        self._raw = raw
+        self._link = link
+        self.name: str = raw.name
+
+    async def find_one(self, where: Filter, fields: Fields | None = None) -> Document | None:
+        """The document that matches, with those fields only if any are named."""
+        return await self._link.run(lambda: self._raw.find_one(where, fields))
+
+    async def find(
+        self, where: Filter, fields: Fields | None = None, *, sort: Sort | None = None, limit: int = 0
+    ) -> list[Document]:
+        """The documents that match; all of them if ``limit`` is 0."""
+        return await self._link.run(
+            lambda: self._raw.find(where, fields, sort=sort, limit=limit).to_list(None)
+        )
+
+    async def scan(
+        self, where: Filter, fields: Fields | None = None, *, sort: Sort | None = None, batch: int = 500
+    ) -> AsyncIterator[list[Document]]:
+        """The documents that match, in parts of up to ``batch``: for what may not fit into memory."""
+        cursor = self._raw.find(where, fields, sort=sort, batch_size=batch)
+        try:
+            while part := await self._link.run(lambda: cursor.to_list(batch)):
+                yield part
+        finally:
+            await self._link.run(cursor.close)
+
+    async def aggregate(self, pipeline: Sequence[Filter]) -> list[Document]:
+        """The results of a pipeline."""
+        return await self._link.run(lambda: self._raw.aggregate(list(pipeline)).to_list(None))
+
+    async def count(self, where: Filter, *, limit: int = 0) -> int:
+        """How many documents match; counts no further than a ``limit``."""
+        bound: dict[str, Any] = {"limit": limit} if limit else {}
+        return await self._link.run(lambda: self._raw.count_documents(where, **bound))
+
+    async def insert(self, document: Document) -> None:
+        """Add a document."""
+        await self._link.run(lambda: self._raw.insert_one(document))
+
+    async def insert_missing(self, documents: Sequence[Document]) -> int:
+        """Add those documents whose keys are not taken; how many."""
+        return (await self.bulk([InsertOne(document) for document in documents], ordered=False)).inserted
+
+    async def put(self, document: Document) -> None:
+        """Keep a document in place of the one with its ``_id``, if there is one."""
+        where = {"_id": document["_id"]}
+        try:
+            await self.replace(where, document, upsert=True)
+        except AlreadyExists:
+            # Two callers who both found none: the other was first, so there is one now.
+            await self.replace(where, document, upsert=True)
+
+    async def replace(self, where: Filter, document: Document, *, upsert: bool = False) -> bool:
+        """Put a document in the place of the one that matches; whether one did, or was added."""
+        done = await self._link.run(lambda: self._raw.replace_one(where, document, upsert=upsert))
+        return done.matched_count > 0 or done.upserted_id is not None
+
+    async def update(self, where: Filter, change: Filter, *, upsert: bool = False) -> bool:
+        """Change the document that matches; whether one did, or was added."""
+        done = await self._link.run(lambda: self._raw.update_one(where, change, upsert=upsert))
+        return done.matched_count > 0 or done.upserted_id is not None
+
+    async def update_many(self, where: Filter, change: Filter) -> int:
+        """Change all documents that match; how many did."""
+        done = await self._link.run(lambda: self._raw.update_many(where, change))
+        return done.matched_count
+
+    async def change(
+        self,
+        where: Filter,
+        change: Filter,
+        *,
+        fields: Fields | None = None,
+        sort: Sort | None = None,
+        upsert: bool = False,
+        before: bool = False,
+    ) -> Document | None:
+        """Change the first document that matches; as it is then (or was ``before``), None if none did."""
+        side = ReturnDocument.BEFORE if before else ReturnDocument.AFTER
+        return await self._link.run(
+            lambda: self._raw.find_one_and_update(
+                where, change, projection=fields, sort=sort, upsert=upsert, return_document=side
+            )
+        )
+
+    async def delete(self, where: Filter) -> int:
+        """Remove all documents that match; how many there were."""
+        done = await self._link.run(lambda: self._raw.delete_many(where))
+        return done.deleted_count
+
+    async def bulk(self, writes: Sequence[Write], *, ordered: bool = True) -> Bulk:
+        """Several writes in few messages.
+
+        What a unique key refuses is told as ``duplicates``; ordered writes end there.
+        """
+        if not writes:
+            return Bulk(0, 0, 0, 0, 0, frozenset())
+        try:
+            done = await self._link.run(lambda: self._bulk(writes, ordered=ordered))
+        except AlreadyExists:  # the driver tells one that failed alone in its own way
+            return Bulk(0, 0, 0, 0, 0, frozenset({0}))
+        return _bulk_of(done)
+
+    async def _bulk(self, writes: Sequence[Write], *, ordered: bool) -> Filter:
+        try:
+            return (await self._raw.bulk_write(list(writes), ordered=ordered)).bulk_api_result
+        except BulkWriteError as error:
+            details = error.details
+            others = [e for e in details.get("writeErrors", []) if e.get("code") != _DUPLICATE]
+            if others:
+                raise OperationFailure(
+                    str(others[0].get("errmsg")), others[0].get("code"), others[0]
+                ) from error
+            if details.get("writeConcernErrors"):
+                problem = details["writeConcernErrors"][0]
+                raise WriteConcernError(str(problem.get("errmsg")), problem.get("code"), problem) from error
+            return details
+
+    async def ensure_indexes(self, indexes: Sequence[IndexModel]) -> None:
+        """Create indexes that are not there yet."""
+        if indexes:
+            await self._link.run(lambda: self._raw.create_indexes(list(indexes)))
+
+    async def indexes(self) -> dict[str, Any]:
+        """The indexes by name, with their keys."""
+        found = await self._link.run(self._raw.index_information)
+        return dict(found)
+
+    async def drop_index(self, name: str) -> None:
+        """Remove an index."""
+        await self._link.run(lambda: self._raw.drop_index(name))
+
+    async def drop(self) -> None:
+        """Remove the collection with all that is in it."""
+        await self._link.run(self._raw.drop)
+
+
+class Database:
+    """A database of a server, or of several that stand for one another.
+
+    ``listeners`` are PyMongo's, which see every command: for tests and measurements.
+    """
+
+    def __init__(self, url: str, *, listeners: Sequence[Any] = ()) -> None:
+        self._url = url
+        self._listeners = listeners
+        self._client: AsyncIOMotorClient[Document] | None = None
+        self._link: _Link | None = None
+        self.where = _where(url)
+        self.name = DEFAULT_DATABASE
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ConfigError: the URL is wrong, or the server refuses its name and password.
+            StoreUnavailable: no server answers.
+        """
+        client = _client(self._url, self._listeners)
+        self.name = client.get_default_database(DEFAULT_DATABASE).name
+        link = _Link(client, self.where)
+        try:
+            # Authenticates; and the database of the URL is the one that the user has rights for.
+            await client[self.name].command("ping")
+        except PyMongoError as error:
+            client.close()
+            raise _refusal(error, link) from error
+        self._client, self._link = client, link
+
+    async def close(self) -> None:
+        """Disconnect."""
+        client, self._client, self._link = self._client, None, None
+        if client is not None:
+            client.close()
+
+    def collection(self, name: str) -> Collection:
+        """A collection, which need not exist yet."""
+        client, link = self._parts()
+        raw = client[self.name].get_collection(
+            name,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("majority"),
+            write_concern=WriteConcern("majority", wtimeout=int(_WRITE_S * 1000), j=True),
+        )
+        return Collection(raw, link)
+
+    async def command(self, name: str, value: object = 1, **options: Any) -> Document:
+        """The answer to a command of the database."""
+        client, link = self._parts()
+        return await link.run(lambda: client[self.name].command(name, value, **options))
+
+    async def collection_names(self) -> list[str]:
+        """Which collections there are."""
+        client, link = self._parts()
+        return await link.run(client[self.name].list_collection_names)
+
+    async def drop(self) -> None:
+        """Remove the database with all that is in it."""
+        client, link = self._parts()
+        await link.run(lambda: client.drop_database(self.name))
+
+    def _parts(self) -> tuple[AsyncIOMotorClient[Document], _Link]:
+        if self._client is None or self._link is None:
+            raise StoreUnavailable("the store is not open")
+        return self._client, self._link
+
+
+def _bulk_of(result: Filter) -> Bulk:
+    """What the server says of a bulk."""
+    return Bulk(
+        matched=result.get("nMatched", 0),
+        modified=result.get("nModified", 0),
+        inserted=result.get("nInserted", 0),
+        upserted=result.get("nUpserted", 0),
+        deleted=result.get("nRemoved", 0),
+        duplicates=frozenset(error["index"] for error in result.get("writeErrors", ())),
+    )
+
+
+def _client(url: str, listeners: Sequence[Any]) -> AsyncIOMotorClient[Document]:
+    """A client for a URL, whose own options win over ours."""
+    given = {name.lower() for name, _ in parse_qsl(urlsplit(url).query)}
+    options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
+    try:
+        return AsyncIOMotorClient(url, **options, event_listeners=list(listeners))
+    except (PyMongoError, ValueError, TypeError) as error:
+        # The driver's words may repeat a part of the password.
+        why = f": {error}" if "@" not in url else "; percent-encode special characters in name and password"
+        message = f"store.url is no URL of a MongoDB server (mongodb://HOST[:PORT]/DATABASE){why}"
+        raise ConfigError(message, fields=[{"path": "store.url", "message": message}]) from None
+
+
+def _refusal(error: PyMongoError, link: _Link) -> Exception:
+    """Why the first word to the server failed, for who starts this program."""
+    code = error.code if isinstance(error, OperationFailure) else None
+    if code in _REFUSED or isinstance(error, ConfigurationError):
+        message = (
+            f"store.url: the database at {link.where} refuses this user: {error}; check name, password"
+            " and authSource, and that the user has the role readWrite (docs/how-to/mongodb.md)"
+        )
+        return ConfigError(message, fields=[{"path": "store.url", "message": message}])
+    if isinstance(error, ConnectionFailure):
+        return StoreUnavailable(
+            f"no database answers at {link.where}: {_brief(error)}", retry_after_s=RETRY_S
+        )
+    return link.translated(error)
+
+
+def _brief(error: PyMongoError) -> str:
+    """The first sentence of what the driver says, which goes on with all that it knows."""
+    return str(error).split(", Timeout:")[0].split(" (configured timeouts")[0][:300]
+
+
+def _where(url: str) -> str:
+    """The servers' addresses, without name and password."""
+    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
