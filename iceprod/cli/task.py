@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -14,6 +16,7 @@ from iceprod.errors import NotFoundError
 
 STATUSES = ["idle", "waiting", "queued", "processing", "complete", "failed", "suspended"]
 _PIECE = 1 << 20
+_FOLLOW_S = 1.0
 
 
 @click.group()
@@ -97,10 +100,16 @@ def _attempt(attempt: dict[str, Any]) -> tuple[Any, ...]:
 @click.argument("task_id")
 @click.option("--name", help="Only this log: stdout, stderr or stdlog.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Of this attempt; by default the last one.")
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with stdout (or --name) while it runs.")
 @output.json_option
 @on_site
-def log(site: Site, *, task_id: str, name: str | None, attempt: int | None, as_json: bool) -> None:
+def log(
+    site: Site, *, task_id: str, name: str | None, attempt: int | None, follows: bool, as_json: bool
+) -> None:
     """Print a task's logs; as JSON, list which there are."""
+    if follows:
+        follow_log(site, task_id, name or "stdout")
+        return
     logs = site.call("task.logs", task_id=task_id)
     if as_json:
         output.print_json(logs)
@@ -124,22 +133,45 @@ def choose_logs(logs: list[dict[str, Any]], *, name: str | None, attempt: int | 
     return [found for found in named if found["attempt"] == wanted]
 
 
+def follow_log(site: Site, task_id: str, name: str, *, pause: Callable[[float], None] = time.sleep) -> None:
+    """Print a log and what is added to it, until the task is not processing any more.
+
+    Pilots send what a task prints every few seconds.  A new attempt begins from its start.
+    """
+    attempt = printed = 0
+    while True:
+        runs = site.call("task.get", task_id=task_id)["task"]["status"] == "processing"
+        for found in choose_logs(site.call("task.logs", task_id=task_id)["items"], name=name, attempt=None):
+            if found["attempt"] != attempt:
+                attempt, printed = found["attempt"], 0
+                output.note(f"--- {name}, attempt {attempt}")
+            if found["size_bytes"] > printed:
+                for piece in _pieces(site, task_id, found, printed):
+                    click.echo(piece["text"], nl=False)
+                    printed = piece["size_bytes"]
+        if not runs:
+            return
+        pause(_FOLLOW_S)
+
+
 def print_log(site: Site, task_id: str, found: dict[str, Any]) -> None:
-    """One log on stdout, fetched in pieces."""
-    offset, size = 0, 1
-    while offset < size:
-        piece = site.call(
-            "task.log",
-            task_id=task_id,
-            name=found["name"],
-            attempt=found["attempt"],
-            offset=offset,
-            limit=_PIECE,
-        )
+    """One log on stdout, fetched in pieces; ends with the end of a line."""
+    text = ""
+    for piece in _pieces(site, task_id, found, 0):
+        text = piece["text"] or text
         click.echo(piece["text"], nl=False)
-        offset, size = offset + _PIECE, piece["size_bytes"]
-    if size and not piece["text"].endswith("\n"):
+    if text and not text.endswith("\n"):
         click.echo()
+
+
+def _pieces(site: Site, task_id: str, found: dict[str, Any], offset: int) -> Iterator[dict[str, Any]]:
+    """A log from byte ``offset`` to its end, as the site tells its parts."""
+    size = offset + 1
+    while offset < size:
+        part = {"offset": offset, "limit": _PIECE, "attempt": found["attempt"]}
+        piece = site.call("task.log", task_id=task_id, name=found["name"], **part)
+        yield piece
+        offset, size = offset + _PIECE, piece["size_bytes"]
 
 
 @task.command()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from iceprod.cli.connection import Site
+from iceprod.cli.task import follow_log
 from tests.servers import Ran, RunningSite
 
 Command = Callable[..., Ran]
@@ -268,6 +272,30 @@ def _file(folder: Path, text: str) -> str:
     path = folder / "token"
     path.write_text(text)
     return str(path)
+
+
+def test_a_log_is_followed_while_its_task_runs(site: RunningSite, capsys: pytest.CaptureFixture[str]) -> None:
+    offer = {"cpu": 1, "memory": 1, "disk": 1, "time": 1, "site": "followed"}
+    config = {
+        "version": 3,
+        "tasks": [{"requirements": {"site": "followed"}, "trays": [{"modules": [{"src": "/bin/true"}]}]}],
+    }
+    site.call("dataset.submit", config=config, njobs=1)
+    token = site.call("pilot.credentials", grid="hand", resources=offer)["passkey"]
+    with site.client(token) as pilot, Site(site.url, site.token) as reader:
+        (task,) = pilot.call("pilot.claim", offer=offer, wait_s=20)["tasks"]
+        lease = {"task_id": task["task_id"], "lease_id": task["lease_id"]}
+        texts = ["one\n", "one\ntwo\n", "one\ntwo\nthree\n"]
+
+        def go_on(_: float) -> None:
+            packed = base64.b64encode(zlib.compress(texts.pop(0).encode())).decode()
+            pilot.call("pilot.log", name="stdout", data=packed, **lease)
+            if not texts:
+                pilot.call("pilot.finish", **lease)
+
+        follow_log(reader, task["task_id"], "stdout", pause=go_on)
+
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
 def test_login_keeps_what_works(
