@@ -24,6 +24,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pilot": ("pilot", "List and end pilots, make credentials for them."),
     "user": ("user", "Manage the people of a site."),
     "token": ("token", "Manage your API tokens."),
+    "ca": ("ca", "Issue and revoke certificates of the site's own."),
     "doctor": ("doctor", "Check that a site can work, and say what to do if not."),
     "backup": ("backup", "Copy a site's database while it runs."),
     "restore": ("backup", "Put a copy in the place of a site's database."),
