@@ -10,8 +10,8 @@ import msgspec
 from iceprod.model.paging import Page, Slice
 from iceprod.model.principal import PrincipalKind
 from iceprod.model.user import Token, User
+from iceprod.store import cursors
 from iceprod.store.base import AccountRepository
-from iceprod.store.sqlite import cursors
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction
 from iceprod.store.sqlite.writer import Writer

@@ -10,8 +10,8 @@ import msgspec
 
 from iceprod.errors import NotFoundError
 from iceprod.model.paging import Page, Slice
+from iceprod.store import cursors
 from iceprod.store.base import AuditEntry, AuditRepository, LogInfo, LogRepository, ValueRepository
-from iceprod.store.sqlite import cursors
 from iceprod.store.sqlite.keys import LAST_KEY, Numbers
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction

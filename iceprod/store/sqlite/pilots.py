@@ -11,8 +11,8 @@ import msgspec
 
 from iceprod.model.paging import Page, Slice
 from iceprod.model.pilot import Pilot, PilotStatus
+from iceprod.store import cursors
 from iceprod.store.base import PilotRepository
-from iceprod.store.sqlite import cursors
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction
 from iceprod.store.sqlite.writer import Writer
