@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iceprod.model.dataset import Dataset, Progress
 from iceprod.model.job import Job
@@ -30,6 +31,9 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Attempt, Move, Moved, Task
 from iceprod.model.user import Token, User
+
+if TYPE_CHECKING:
+    from iceprod.store.archive import Archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +462,8 @@ class Sharing(ABC):
 class Store(ABC):
     """A datastore: opened once per process, shared by all services.
 
-    ``sharing`` is None for a store that only one server process may use.
+    ``archive`` is the whole content, for copying; ``sharing`` is None for a store that only
+    one server process may use.
     """
 
     datasets: DatasetRepository
@@ -469,6 +474,7 @@ class Store(ABC):
     logs: LogRepository
     audit: AuditRepository
     values: ValueRepository
+    archive: Archive
     sharing: Sharing | None = None
 
     @abstractmethod

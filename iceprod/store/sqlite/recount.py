@@ -62,12 +62,7 @@ def correct(transaction: SqliteTransaction, number: int) -> list[Drift]:
     for key, _, counted, _, _ in connection.execute(_WRONG_JOBS, _job_bounds(number)).fetchall():
         connection.execute(_CORRECT_JOB, (counted & 0xFFFF, counted >> 16 & 0xFFFF, counted >> 32, key))
         connection.execute(_CORRECT_STATUS, (key,))
-    for kind, counts in _tasks_counted(connection, number).items():
-        connection.execute(
-            "INSERT OR REPLACE INTO task_counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (kind, *counts)
-        )
-    jobs = _jobs_counted(connection, number)
-    connection.execute("INSERT OR REPLACE INTO job_counts VALUES (?, ?, ?, ?, ?)", (number, *jobs))
+    jobs = write_counts(connection, number)
     connection.execute("UPDATE datasets SET jobs_made = ? WHERE number = ?", (sum(jobs), number))
     connection.execute(
         "UPDATE datasets SET status = ? WHERE number = ?",
@@ -75,6 +70,17 @@ def correct(transaction: SqliteTransaction, number: int) -> list[Drift]:
     )
     transaction.states.forget(number)
     return found
+
+
+def write_counts(connection: sqlite3.Connection, number: int) -> list[int]:
+    """Count the tasks and jobs of a dataset into its counters; how many jobs are in each status."""
+    for kind, counts in _tasks_counted(connection, number).items():
+        connection.execute(
+            "INSERT OR REPLACE INTO task_counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (kind, *counts)
+        )
+    jobs = _jobs_counted(connection, number)
+    connection.execute("INSERT OR REPLACE INTO job_counts VALUES (?, ?, ?, ?, ?)", (number, *jobs))
+    return jobs
 
 
 def _heading(connection: sqlite3.Connection, number: int) -> tuple[str, int, int]:

@@ -10,6 +10,7 @@ from iceprod.errors import StoreUnavailable
 from iceprod.store.base import Store
 from iceprod.store.sqlite import schema, upkeep
 from iceprod.store.sqlite.accounts import SqliteAccounts
+from iceprod.store.sqlite.archive import SqliteArchive
 from iceprod.store.sqlite.datasets import SqliteDatasets
 from iceprod.store.sqlite.jobs import SqliteJobs
 from iceprod.store.sqlite.keys import Numbers
@@ -58,6 +59,7 @@ class SqliteStore(Store):
         self.logs = SqliteLogs(reader, writer, numbers)
         self.audit = SqliteAudit(reader, writer)
         self.values = SqliteValues(reader, writer)
+        self.archive = SqliteArchive(reader, writer, self.values)
 
     async def close(self) -> None:
         """See the port."""
