@@ -24,6 +24,8 @@ class Token:
     """A credential as the store keeps it: never the secret, only its digest.
 
     ``kind`` and ``subject`` say who calls with it; ``session`` marks a browser's.
+    ``certificate`` is empty but for a client certificate, which has no secret: then it holds
+    the subject's and the issuer's name, a line each, and the digest is that of the two.
     """
 
     digest: str
@@ -33,3 +35,4 @@ class Token:
     expires_at: float | None
     label: str = ""
     session: bool = False
+    certificate: str = ""

@@ -316,6 +316,10 @@ class AccountRepository(ABC):
         """Forget credentials; how many there were."""
 
     @abstractmethod
+    async def certificates(self, page: Page) -> Slice[Token]:
+        """The credentials that are client certificates, by their ``certificate``."""
+
+    @abstractmethod
     async def drop_expired_tokens(self, now: float) -> int:
         """Forget every credential that has expired."""
 

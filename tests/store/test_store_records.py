@@ -110,6 +110,25 @@ async def test_tokens_are_found_by_digest_and_by_subject(store: Store):
     assert [await store.accounts.token(digest) for digest in "abcd"] == [tokens[0], tokens[1], None, None]
 
 
+async def test_certificates_are_credentials_that_are_listed(store: Store):
+    made = [
+        Token(f"x509:{name}", PrincipalKind.PILOT, name, 1.0, None, certificate=f"CN={name},O=é\nCN=CA")
+        for name in ("c", "a", "b")
+    ]
+    for token in [*made, Token("d", PrincipalKind.PILOT, "a", 2.0, None)]:
+        await store.accounts.add_token(token)
+    c, a, b = made
+
+    first = await store.accounts.certificates(Page(limit=2))
+    second = await store.accounts.certificates(Page(limit=2, cursor=first.next))
+
+    assert (first.items, second.items, second.next) == ((a, b), (c,), None)
+    assert await store.accounts.token(b.digest) == b
+    assert a in await store.accounts.tokens(PrincipalKind.PILOT, "a")
+    assert await store.accounts.drop_tokens([a.digest, b.digest]) == 2
+    assert (await store.accounts.certificates(Page(limit=2))).items == (c,)
+
+
 async def test_a_log_is_replaced_by_its_successor(store: Store):
     await make(store)
     info = LogInfo("d-0-0", 1, "stdout", 5, 10.0)

@@ -16,7 +16,8 @@ from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction
 from iceprod.store.sqlite.writer import Writer
 
-_TOKEN = "SELECT digest, kind, subject, created_at, expires_at, label, session FROM tokens"  # noqa: S105
+_COLUMNS = "digest, kind, subject, created_at, expires_at, label, session, certificate"
+_TOKEN = f"SELECT {_COLUMNS} FROM tokens"
 
 
 class SqliteAccounts(AccountRepository):
@@ -63,7 +64,7 @@ class SqliteAccounts(AccountRepository):
     async def add_token(self, token: Token) -> None:
         """See the port."""
         await self._changed(
-            "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT OR REPLACE INTO tokens ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 token.digest,
                 token.kind,
@@ -72,6 +73,7 @@ class SqliteAccounts(AccountRepository):
                 token.expires_at,
                 token.label,
                 token.session,
+                token.certificate,
             ),
         )
 
@@ -87,6 +89,17 @@ class SqliteAccounts(AccountRepository):
         sql = f"{_TOKEN} WHERE kind = ? AND subject = ? ORDER BY created_at DESC"
         found = await self._reader.run(lambda connection: connection.execute(sql, (kind, subject)).fetchall())
         return [_token(row) for row in found]
+
+    async def certificates(self, page: Page) -> Slice[Token]:
+        """See the port."""
+        cursors.checked(page)
+        (after,) = ("",) if page.cursor is None else cursors.decode(page.cursor, tuple[str])
+        sql = f"{_TOKEN} WHERE certificate != '' AND certificate > ? ORDER BY certificate LIMIT ?"
+        found = await self._reader.run(
+            lambda connection: connection.execute(sql, (after, page.limit + 1)).fetchall()
+        )
+        items = tuple(map(_token, found[: page.limit]))
+        return Slice(items, cursors.encode(items[-1].certificate) if len(found) > page.limit else None)
 
     async def drop_tokens(self, digests: Sequence[str]) -> int:
         """See the port."""
@@ -109,5 +122,7 @@ def _user(text: str) -> User:
 
 
 def _token(row: Sequence[Any]) -> Token:
-    digest, kind, subject, created_at, expires_at, label, session = row
-    return Token(digest, PrincipalKind(kind), subject, created_at, expires_at, label, bool(session))
+    digest, kind, subject, created_at, expires_at, label, session, certificate = row
+    return Token(
+        digest, PrincipalKind(kind), subject, created_at, expires_at, label, bool(session), certificate
+    )
