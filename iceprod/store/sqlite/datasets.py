@@ -10,6 +10,7 @@ from typing import Any
 from iceprod.model.dataset import Dataset, Progress
 from iceprod.model.paging import Page, Slice
 from iceprod.model.resources import Requirements
+from iceprod.store import cursors
 from iceprod.store.base import (
     DatasetConfig,
     DatasetFilter,
@@ -19,7 +20,7 @@ from iceprod.store.base import (
     Materialised,
     TaskClass,
 )
-from iceprod.store.sqlite import cursors, rows
+from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.changes import write_state
 from iceprod.store.sqlite.keys import LAST_KEY, TASK_MASK, Numbers, kind_keys
 from iceprod.store.sqlite.materialise import materialise

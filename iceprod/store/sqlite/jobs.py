@@ -8,8 +8,9 @@ from typing import Any
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.paging import Page, Slice
+from iceprod.store import cursors
 from iceprod.store.base import JobRepository
-from iceprod.store.sqlite import cursors, rows
+from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.keys import JOB_BITS, Numbers, job_key
 from iceprod.store.sqlite.reader import Reader
 

@@ -11,8 +11,9 @@ from typing import Any
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
 from iceprod.model.task import Attempt, Move, Moved, Task
+from iceprod.store import cursors
 from iceprod.store.base import TaskFilter, TaskRepository
-from iceprod.store.sqlite import cursors, rows
+from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.keys import (
     LAST_KEY,
     NUMBER_BITS,
