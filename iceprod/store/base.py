@@ -26,7 +26,7 @@ from iceprod.model.dataset import Dataset, Progress
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskStatus
 from iceprod.model.paging import Page, Slice
-from iceprod.model.pilot import Pilot, PilotStatus
+from iceprod.model.pilot import Pilot, PilotPatch, PilotStatus
 from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Attempt, Move, Moved, Task
@@ -269,7 +269,14 @@ class PilotRepository(ABC):
 
     @abstractmethod
     async def put(self, pilots: Sequence[Pilot]) -> None:
-        """Keep pilots, new or changed."""
+        """Keep pilots, new or in place of what was kept."""
+
+    @abstractmethod
+    async def update(self, patches: Sequence[PilotPatch]) -> list[Pilot | None]:
+        """Do what `PilotPatch.applied_to` says, so that of patches from several callers none is lost.
+
+        How each pilot is afterwards; None for one that is not known.
+        """
 
     @abstractmethod
     async def get(self, pilot_id: str) -> Pilot | None:

@@ -11,7 +11,7 @@ from store_samples import make, pages
 
 from iceprod.errors import NotFoundError, QueryError
 from iceprod.model.paging import Page
-from iceprod.model.pilot import Pilot, PilotStatus
+from iceprod.model.pilot import Pilot, PilotPatch, PilotStatus
 from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Offer, Resources
 from iceprod.model.user import Token, User
@@ -45,6 +45,39 @@ async def test_a_pilot_comes_back_as_it_was_put(store: Store):
     assert await store.pilots.get("p1") == changed
     assert await store.pilots.get("p3") is None
     await store.pilots.put([])
+
+
+async def test_patches_of_a_pilot_add_up_in_whatever_order_they_come(store: Store):
+    await store.pilots.put([Pilot("p1", P.QUEUED, created_at=1.0, seen_at=1.0)])
+
+    patches = [
+        PilotPatch("p1", status=P.RUNNING, seen_at=9.0, hostname="n1", claimed=Resources(cpu=3), finished=1),
+        PilotPatch("p1", grid_job_id="17"),
+        PilotPatch("p1", status=P.DRAINING, reason="bad luck", failed=5),
+        PilotPatch("p1", status=P.RUNNING, seen_at=5.0, claimed=Resources(cpu=1), finished=2),
+    ]
+    answers = await asyncio.gather(*(store.pilots.update([patch]) for patch in patches))
+
+    known = await store.pilots.get("p1")
+    assert known is not None
+    assert (known.status, known.seen_at, known.hostname, known.grid_job_id) == (P.DRAINING, 9.0, "n1", "17")
+    assert (known.finished, known.failed, known.reason) == (3, 5, "bad luck")
+    assert [pilot.pilot_id for answer in answers for pilot in answer if pilot] == ["p1"] * 4
+    assert await store.pilots.update([PilotPatch("p1"), PilotPatch("nobody")]) == [known, None]
+
+
+async def test_a_pilot_that_was_seen_or_has_ended_is_not_ended_again(store: Store):
+    await store.pilots.put([Pilot("p1", P.RUNNING, created_at=1.0, seen_at=50.0)])
+    end = PilotPatch("p1", status=P.ENDED, reason="silent")
+
+    (seen,) = await store.pilots.update([replace(end, unless_seen_after=49.0)])
+    assert seen is not None
+    assert seen.status is P.RUNNING
+    await store.pilots.update([replace(end, unless_seen_after=50.0)])
+    (ended,) = await store.pilots.update([PilotPatch("p1", status=P.RUNNING, seen_at=99.0, reason="alive")])
+
+    assert ended == Pilot("p1", P.ENDED, created_at=1.0, seen_at=50.0, reason="silent")
+    assert await store.pilots.get("p1") == ended
 
 
 async def test_pilots_are_listed_newest_first(store: Store):

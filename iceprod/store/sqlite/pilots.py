@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from iceprod.model.paging import Page, Slice
-from iceprod.model.pilot import Pilot, PilotStatus
+from iceprod.model.pilot import Pilot, PilotPatch, PilotStatus
 from iceprod.store import cursors
 from iceprod.store.base import PilotRepository
 from iceprod.store.sqlite.reader import Reader
@@ -36,21 +36,25 @@ class SqlitePilots(PilotRepository):
 
     async def put(self, pilots: Sequence[Pilot]) -> None:
         """See the port."""
-        values = [(p.pilot_id, p.status, p.created_at, msgspec.json.encode(p).decode()) for p in pilots]
+        values = [_row(pilot) for pilot in pilots]
 
         def operation(transaction: SqliteTransaction) -> None:
             transaction.connection.executemany(_PUT, values)
 
         await self._writer.run(operation)
 
+    async def update(self, patches: Sequence[PilotPatch]) -> list[Pilot | None]:
+        """See the port."""
+        patches = tuple(patches)
+
+        def operation(transaction: SqliteTransaction) -> list[Pilot | None]:
+            return [_patched(transaction.connection, patch) for patch in patches]
+
+        return await self._writer.run(operation)
+
     async def get(self, pilot_id: str) -> Pilot | None:
         """See the port."""
-        row = self._reader.now(
-            lambda connection: connection.execute(
-                "SELECT body FROM pilots WHERE pilot_id = ?", (pilot_id,)
-            ).fetchone()
-        )
-        return None if row is None else msgspec.json.decode(row[0], type=Pilot)
+        return self._reader.now(lambda connection: _get(connection, pilot_id))
 
     async def select(self, statuses: frozenset[PilotStatus], page: Page) -> Slice[Pilot]:
         """See the port."""
@@ -62,6 +66,25 @@ class SqlitePilots(PilotRepository):
         items = tuple(msgspec.json.decode(body, type=Pilot) for _, _, body in found[: page.limit])
         following = cursors.encode(*found[page.limit - 1][:2]) if len(found) > page.limit else None
         return Slice(items, following)
+
+
+def _row(pilot: Pilot) -> tuple[str, PilotStatus, float, str]:
+    return pilot.pilot_id, pilot.status, pilot.created_at, msgspec.json.encode(pilot).decode()
+
+
+def _get(connection: sqlite3.Connection, pilot_id: str) -> Pilot | None:
+    row = connection.execute("SELECT body FROM pilots WHERE pilot_id = ?", (pilot_id,)).fetchone()
+    return None if row is None else msgspec.json.decode(row[0], type=Pilot)
+
+
+def _patched(connection: sqlite3.Connection, patch: PilotPatch) -> Pilot | None:
+    pilot = _get(connection, patch.pilot_id)
+    if pilot is None:
+        return None
+    changed = patch.applied_to(pilot)
+    if changed is not pilot:
+        connection.execute(_PUT, _row(changed))
+    return changed
 
 
 def _newest(
