@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from iceprod.errors import ConflictError
 from iceprod.model.pilot import Pilot
-from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Task
-from iceprod.model.user import Token, User
+from iceprod.model.user import User
 from iceprod.store.archive import (
     OWN_VALUES,
     ConfigRecord,
@@ -28,6 +27,7 @@ from iceprod.store.archive import (
 )
 from iceprod.store.base import AuditEntry, LogInfo, TaskClass
 from iceprod.store.sqlite import rows
+from iceprod.store.sqlite.accounts import read_token
 from iceprod.store.sqlite.keys import (
     JOB_BITS,
     JOB_MASK,
@@ -205,15 +205,10 @@ def _users(connection: sqlite3.Connection, after: Key | None, limit: int) -> lis
 
 def _tokens(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
     sql = (
-        "SELECT digest, kind, subject, created_at, expires_at, label, session FROM tokens"
+        "SELECT digest, kind, subject, created_at, expires_at, label, session, certificate FROM tokens"
         " WHERE digest > ? ORDER BY digest LIMIT ?"
     )
-    return [Record((row[0],), _token(row)) for row in _named(connection, sql, after, limit)]
-
-
-def _token(row: Sequence[Any]) -> Token:
-    digest, kind, subject, created_at, expires_at, label, session = row
-    return Token(digest, PrincipalKind(kind), subject, created_at, expires_at, label, bool(session))
+    return [Record((row[0],), read_token(row)) for row in _named(connection, sql, after, limit)]
 
 
 def _audit(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:

@@ -23,6 +23,7 @@ from iceprod.store.archive import (
 )
 from iceprod.store.base import AuditEntry, TaskClass
 from iceprod.store.sqlite import rows
+from iceprod.store.sqlite.accounts import token_row
 from iceprod.store.sqlite.archive_read import OWN, TABLES
 from iceprod.store.sqlite.keys import TASK_BITS, TASK_MASK, job_key, kind_key, task_key
 from iceprod.store.sqlite.recount import write_counts
@@ -156,16 +157,7 @@ def _user(record: Record) -> Row:
 
 
 def _token(record: Record) -> Row:
-    value = cast(Token, record.value)
-    return (
-        value.digest,
-        value.kind,
-        value.subject,
-        value.created_at,
-        value.expires_at,
-        value.label,
-        value.session,
-    )
+    return token_row(cast(Token, record.value))
 
 
 def _log(record: Record) -> Row:
@@ -213,7 +205,7 @@ _WRITINGS: Mapping[Kind, tuple[str, Callable[[Record], Row]]] = {
     Kind.PILOT: (_into("pilots (pilot_id, status, created_at, body)", 4), _pilot),
     Kind.USER: (_into("users (name, body)", 2), _user),
     Kind.TOKEN: (
-        _into("tokens (digest, kind, subject, created_at, expires_at, label, session)", 7),
+        _into("tokens (digest, kind, subject, created_at, expires_at, label, session, certificate)", 8),
         _token,
     ),
     Kind.LOG: (_into("logs (key, attempt, name, size_bytes, uploaded_at, data)", 6), _log),
