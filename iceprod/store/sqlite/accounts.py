@@ -16,8 +16,8 @@ from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction
 from iceprod.store.sqlite.writer import Writer
 
-_COLUMNS = "digest, kind, subject, created_at, expires_at, label, session, certificate"
-_TOKEN = f"SELECT {_COLUMNS} FROM tokens"
+CREDENTIAL_COLUMNS = "digest, kind, subject, created_at, expires_at, label, session, certificate"
+_TOKEN = f"SELECT {CREDENTIAL_COLUMNS} FROM tokens"
 
 
 class SqliteAccounts(AccountRepository):
@@ -64,17 +64,8 @@ class SqliteAccounts(AccountRepository):
     async def add_token(self, token: Token) -> None:
         """See the port."""
         await self._changed(
-            f"INSERT OR REPLACE INTO tokens ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                token.digest,
-                token.kind,
-                token.subject,
-                token.created_at,
-                token.expires_at,
-                token.label,
-                token.session,
-                token.certificate,
-            ),
+            f"INSERT OR REPLACE INTO tokens ({CREDENTIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            token_row(token),
         )
 
     async def token(self, digest: str) -> Token | None:
@@ -82,13 +73,13 @@ class SqliteAccounts(AccountRepository):
         row = self._reader.now(
             lambda connection: connection.execute(f"{_TOKEN} WHERE digest = ?", (digest,)).fetchone()
         )
-        return None if row is None else _token(row)
+        return None if row is None else read_token(row)
 
     async def tokens(self, kind: PrincipalKind, subject: str) -> list[Token]:
         """See the port."""
         sql = f"{_TOKEN} WHERE kind = ? AND subject = ? ORDER BY created_at DESC"
         found = await self._reader.run(lambda connection: connection.execute(sql, (kind, subject)).fetchall())
-        return [_token(row) for row in found]
+        return [read_token(row) for row in found]
 
     async def certificates(self, page: Page) -> Slice[Token]:
         """See the port."""
@@ -98,7 +89,7 @@ class SqliteAccounts(AccountRepository):
         found = await self._reader.run(
             lambda connection: connection.execute(sql, (after, page.limit + 1)).fetchall()
         )
-        items = tuple(map(_token, found[: page.limit]))
+        items = tuple(map(read_token, found[: page.limit]))
         return Slice(items, cursors.encode(items[-1].certificate) if len(found) > page.limit else None)
 
     async def drop_tokens(self, digests: Sequence[str]) -> int:
@@ -121,7 +112,22 @@ def _user(text: str) -> User:
     return msgspec.json.decode(text, type=User)
 
 
-def _token(row: Sequence[Any]) -> Token:
+def token_row(token: Token) -> tuple[Any, ...]:
+    """The ``CREDENTIAL_COLUMNS`` of a token."""
+    return (
+        token.digest,
+        token.kind,
+        token.subject,
+        token.created_at,
+        token.expires_at,
+        token.label,
+        token.session,
+        token.certificate,
+    )
+
+
+def read_token(row: Sequence[Any]) -> Token:
+    """A token from its ``CREDENTIAL_COLUMNS``."""
     digest, kind, subject, created_at, expires_at, label, session, certificate = row
     return Token(
         digest, PrincipalKind(kind), subject, created_at, expires_at, label, bool(session), certificate

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 
-from iceprod.errors import AlreadyExists
+from iceprod.store.newfile import new_file
 from iceprod.store.sqlite import schema
 from iceprod.store.sqlite.recount import drift
 
@@ -31,16 +30,8 @@ def copy(source: Path, target: Path) -> int:
 
     The file gets its name when it is complete and on disk.
     """
-    if target.exists():
-        raise AlreadyExists(f"{target} exists already")
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with new_file(target) as partial:
         _copy_pages(source, partial)
-        _link(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target.stat().st_size
 
 
@@ -58,21 +49,3 @@ def _copy_pages(source: Path, partial: Path) -> None:
     finally:
         writer.close()
         reader.close()
-
-
-def _link(partial: Path, target: Path) -> None:
-    """Give the finished copy its name, unless something has taken it meanwhile."""
-    _sync(partial)
-    try:
-        os.link(partial, target)
-    except FileExistsError:
-        raise AlreadyExists(f"{target} exists already") from None
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
