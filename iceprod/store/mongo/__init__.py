@@ -2,3 +2,9 @@
 
 Nothing here but `MongoStore` is for other rooms.
 """
+
+from __future__ import annotations
+
+from iceprod.store.mongo.store import MongoStore
+
+__all__ = ["MongoStore"]

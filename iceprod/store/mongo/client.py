@@ -283,6 +283,15 @@ class Collection:
             # Two callers who both found none: the other was first, so there is one now.
             await self.replace(where, document, upsert=True)
 
+    async def put_all(self, documents: Sequence[Document]) -> None:
+        """Keep documents in place of those with their ``_id``, in few messages."""
+        left = list(documents)
+        while left:
+            writes = [ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in left]
+            done = await self.bulk(writes, ordered=False)
+            # Another caller added the same meanwhile: now there is one to replace.
+            left = [left[place] for place in sorted(done.duplicates)]
+
     async def replace(self, where: Filter, document: Document, *, upsert: bool = False) -> bool:
         """Put a document in the place of the one that matches; whether one did, or was added."""
         done = await self._link.run(lambda: self._raw.replace_one(where, document, upsert=upsert))
@@ -465,12 +474,15 @@ def _client(url: str, listeners: Sequence[Any]) -> AsyncIOMotorClient[Document]:
 
 def _refusal(error: PyMongoError, link: _Link) -> Exception:
     """Why the first word to the server failed, for who starts this program."""
-    code = error.code if isinstance(error, OperationFailure) else None
-    if code in _REFUSED or isinstance(error, ConfigurationError):
+    if isinstance(error, OperationFailure) and error.code in _REFUSED:
+        said = str((error.details or {}).get("errmsg", "")).partition("\n")[0]
         message = (
-            f"store.url: the database at {link.where} refuses this user: {error}; check name, password"
+            f"store.url: the database at {link.where} refuses this user ({said}); check name, password"
             " and authSource, and that the user has the role readWrite (docs/how-to/mongodb.md)"
         )
+        return ConfigError(message, fields=[{"path": "store.url", "message": message}])
+    if isinstance(error, ConfigurationError):
+        message = f"store.url: {error}"
         return ConfigError(message, fields=[{"path": "store.url", "message": message}])
     if isinstance(error, ConnectionFailure):
         return StoreUnavailable(

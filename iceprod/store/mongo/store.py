@@ -1,0 +1,70 @@
+"""The store in a MongoDB database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iceprod import clock
+from iceprod.errors import InputError
+from iceprod.store.base import Store
+from iceprod.store.mongo import migrations
+from iceprod.store.mongo.accounts import MongoAccounts
+from iceprod.store.mongo.audit import MongoAudit
+from iceprod.store.mongo.client import Database
+from iceprod.store.mongo.logs import MongoLogs
+from iceprod.store.mongo.pilots import MongoPilots
+from iceprod.store.mongo.sharing import MongoSharing
+from iceprod.store.mongo.values import MongoValues
+
+
+class MongoStore(Store):
+    """A database that several processes may share, on one server, a replica set or a sharded cluster.
+
+    Needs no transactions.  ``listeners`` see every command (see `Database`).
+    """
+
+    sharing: MongoSharing
+
+    def __init__(self, url: str, *, listeners: Sequence[Any] = ()) -> None:
+        self._database = Database(url, listeners=listeners)
+
+    async def open(self) -> None:
+        """See the port.
+
+        Raises:
+            ConfigError: the URL, the user or the database is not usable.
+            StoreUnavailable: no server answers.
+        """
+        database = self._database
+        await database.open()
+        try:
+            await migrations.prepare(database)
+            self._meta = database.collection(migrations.META)
+            self.pilots = MongoPilots(database)
+            self.accounts = MongoAccounts(database)
+            self.logs = MongoLogs(database)
+            self.audit = MongoAudit(database)
+            self.values = MongoValues(database)
+            self.sharing = MongoSharing(database)
+        except BaseException:
+            await database.close()
+            raise
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._database.close()
+
+    async def ping(self) -> None:
+        """See the port."""
+        await self._meta.update({"_id": "ping"}, {"$set": {"at": clock.now()}}, upsert=True)
+        await self._meta.find_one({"_id": "ping"})
+
+    async def check(self) -> list[str]:
+        """See the port."""
+        return await migrations.missing_indexes(self._database)
+
+    async def backup(self, target: Path) -> int:
+        """See the port."""
+        raise InputError(f"cannot write {target.name}: a MongoDB store is copied by its own tools")
