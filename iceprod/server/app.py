@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.template import Loader
 from tornado.web import Application as TornadoApplication
-from tornado.web import RequestHandler
+from tornado.web import OutputTransform, RequestHandler
 
 from iceprod.server import security, static
 from iceprod.server.context import ProcessContext
@@ -27,13 +28,21 @@ _QUIET = ("/static/", "/healthz", "/readyz", "/metrics")
 
 
 class Application(TornadoApplication):
-    """Tornado's application, which knows what is under way."""
+    """Tornado's application, which knows what is under way.
+
+    ``is_leaving``: each answer is the last of its connection, and others take new ones;
+    ``is_stopping``: nobody does.
+    """
 
     def __init__(self, context: ProcessContext, **settings: Any) -> None:
+        self.is_leaving = False
+        self.is_stopping = False
         super().__init__(url_specs(context), **{"context": context, **settings})
         self._context = context
         self._under_way: weakref.WeakSet[HTTPServerRequest] = weakref.WeakSet()
         self._changed = asyncio.Event()
+        # Tornado calls it with the request, as it would a class.
+        self.add_transform(cast(type[OutputTransform], partial(_Goodbye, self)))
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Note that a request has come."""
@@ -66,6 +75,23 @@ class Application(TornadoApplication):
                     await self._changed.wait()
         except TimeoutError:
             logger.warning("requests cut off", count=len(self._under_way))
+
+
+class _Goodbye(OutputTransform):
+    """Says with the answers of a process that leaves that nothing may be asked after them."""
+
+    def __init__(self, application: Application, request: HTTPServerRequest) -> None:
+        super().__init__(request)
+        self._application = application
+
+    def transform_first_chunk(
+        self, status_code: int, headers: HTTPHeaders, chunk: bytes, include_footers: bool
+    ) -> tuple[int, HTTPHeaders, bytes]:
+        """Add the header."""
+        del include_footers
+        if self._application.is_leaving:
+            headers["Connection"] = "close"
+        return status_code, headers, chunk
 
 
 def make_application(context: ProcessContext) -> Application:

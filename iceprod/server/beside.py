@@ -22,7 +22,7 @@ from iceprod.errors import AlreadyExists, InputError, NotFoundError
 from iceprod.grids.base import Grid
 from iceprod.grids.local import GRACE_S
 from iceprod.server.assembly import make_accounts, make_grids, make_store
-from iceprod.server.process import data_directory
+from iceprod.server.directory import data_directory
 from iceprod.services.accounts import Accounts, principal_of
 from iceprod.store.base import Store
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from email.utils import formatdate
 from itertools import count
@@ -18,11 +19,12 @@ from typing import Final
 from iceprod import ids
 from iceprod.rpc.dispatch import Dispatcher, Pending
 from iceprod.server.fastlane_connection import Arrived, Connection
-from iceprod.server.fastlane_request import FastLaneLimits
+from iceprod.server.fastlane_request import FastLaneLimits, KnownHeads
 
 logger = logging.getLogger("iceprod.server.fastlane")
 
 _TICK_S: Final = 1.0
+_BACKLOG: Final = 4096
 
 
 class FastLane:
@@ -41,16 +43,18 @@ class FastLane:
     ) -> None:
         self.limits = limits or FastLaneLimits()
         self.is_proxied = is_proxied
+        self.heads = KnownHeads()
         self.held = 0
         self.requests = 0
         self.now = 0.0
         self.is_draining = False
+        self.keeps_idle = True
         self._dispatcher = dispatcher
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[bytes | None]] = set()
         self._begun = 0  # tasks, in this turn of the loop
         self._delayed: dict[Connection, None] = {}  # in the order in which they came
-        self._empty = asyncio.Event()
+        self._left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = count(1)
@@ -58,40 +62,66 @@ class FastLane:
         self._head = b""
 
     @property
+    def clients(self) -> set[Connection]:
+        """The connections that are open now."""
+        return set(self._connections)
+
+    @property
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._connections)
 
     async def start(
-        self, host: str = "127.0.0.1", port: int = 0, *, ssl_context: ssl.SSLContext | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        bound: socket.socket | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> int:
-        """Listen on ``host``; the port, which the system chooses for 0."""
+        """Listen on ``host``, or on a socket that is bound; the port, which the system chooses for 0."""
         loop = asyncio.get_running_loop()
         self._tick(loop)
+        where = {"host": host, "port": port} if bound is None else {"sock": bound}
         self._server = await loop.create_server(
-            lambda: Connection(self), host, port, ssl=ssl_context, backlog=1024
+            lambda: Connection(self), ssl=ssl_context, backlog=_BACKLOG, **where
         )
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def drain(self, *, timeout_s: float = 30.0) -> None:
+    async def drain(self, *, linger_s: float = 0.0, timeout_s: float = 30.0) -> None:
         """Take no more connections, close idle ones, let what runs finish.
 
-        What still runs after ``timeout_s`` is cut off.
+        Idle ones are kept for ``linger_s``, for a request may be on its way; its answer is
+        then the last.  What still runs ``timeout_s`` later is cut off.
         """
         self.is_draining = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self._connections):
+        if linger_s:
+            await self.emptied(linger_s, of=self.clients)
+        self.keeps_idle = False
+        for connection in self.clients:
             connection.close_if_idle()
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self._connections or self._tasks:
-                    self._empty.clear()
-                    await self._empty.wait()
-        except TimeoutError:
+        if not await self.emptied(timeout_s):
             await self._cut_off()
         if self._timer is not None:
             self._timer.cancel()
+
+    async def emptied(self, timeout_s: float, *, of: set[Connection] | None = None) -> bool:
+        """Wait until certain clients have gone, or all and what runs; False if some are still there."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._has_any(of):
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _has_any(self, clients: set[Connection] | None) -> bool:
+        if clients is None:
+            return bool(self._connections or self._tasks)
+        return not self._connections.isdisjoint(clients)
 
     async def _cut_off(self) -> None:
         logger.warning("requests cut off", extra={"connections": len(self._connections)})
@@ -116,7 +146,7 @@ class FastLane:
 
     def enter(self, connection: Connection) -> bool:
         """Take ``connection`` in, unless there are too many or the end is near."""
-        if self.is_draining or len(self._connections) >= self.limits.connections:
+        if not self.keeps_idle or len(self._connections) >= self.limits.connections:
             return False
         self._connections.add(connection)
         return True
@@ -125,7 +155,7 @@ class FastLane:
         """Forget ``connection``, which is closed."""
         self._connections.discard(connection)
         self._delayed.pop(connection, None)
-        self._empty.set()
+        self._left.set()
 
     def has_turn(self, connection: Connection) -> bool:
         """Whether a request may be begun now; if not, ``connection`` is pumped when one may."""
@@ -162,7 +192,7 @@ class FastLane:
     def ran(self, task: asyncio.Task[bytes | None]) -> None:
         """What `run` began is done: told by the connection, for a callback of its own costs a turn."""
         self._tasks.discard(task)
-        self._empty.set()
+        self._left.set()
         if not task.cancelled() and task.exception() is not None:
             logger.error("a request ended in an error", exc_info=task.exception())
 

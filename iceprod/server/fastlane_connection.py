@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._peer = ""
         self._head = Head(lane.limits)
         self._is_begun = False
+        self._fresh = b""  # what is being parsed, if it began with a request
         self._in_head = False
         self._quiet_bytes = 0
         self._body: bytes | bytearray = b""
@@ -108,6 +109,11 @@ class Connection(asyncio.Protocol):
         if self._ended:
             self._discard(len(data))
             return
+        if not self._is_begun:
+            if self._take_known(data):
+                self.pump()
+                return
+            self._fresh = data
         try:
             self._parser.feed_data(data)
         except Refusal as exc:
@@ -117,9 +123,24 @@ class Connection(asyncio.Protocol):
             self._refuse(cause if isinstance(cause, Refusal) else _bad_request(exc))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self._refuse(_bad_request(exc))
+        self._fresh = b""
         if self._is_begun:
             self._bound_unfinished(len(data))
         self.pump()
+
+    def _take_known(self, data: bytes) -> bool:
+        """Put a whole request whose head is known in line, without the parser."""
+        found = self._lane.heads.split(data)
+        if found is None:
+            return False
+        head, body = found
+        if self._lane.held + len(body) > self._limits.held_bytes:
+            return False
+        self._held += len(body)
+        self._lane.held += len(body)
+        self._is_idle = False
+        self._waiting.append(Arrived(body=body, bearer=head.bearer, remote=self._remote(head), last=False))
+        return True
 
     def eof_received(self) -> bool:
         """Keep the connection until what was asked has been answered.
@@ -188,13 +209,17 @@ class Connection(asyncio.Protocol):
         """Put the request in line."""
         head = self._head
         body = bytes(self._body)
-        remote = head.remote(self._peer) if self._lane.is_proxied else self._peer
         # A client of HTTP/1.0 gets one answer per connection: simple, and always right.
         last = not self._parser.should_keep_alive() or self._parser.get_http_version() == "1.0"
-        self._waiting.append(Arrived(body=body, bearer=head.bearer, remote=remote, last=last))
+        self._waiting.append(Arrived(body=body, bearer=head.bearer, remote=self._remote(head), last=last))
+        if self._fresh and not last:
+            self._lane.heads.learn(self._fresh, head, body)
         self._is_begun = False
         self._body = b""
         self._ended = last
+
+    def _remote(self, head: Head) -> str:
+        return head.remote(self._peer) if self._lane.is_proxied else self._peer
 
     # Answers
 
@@ -226,7 +251,7 @@ class Connection(asyncio.Protocol):
         if isinstance(item, Arrived):
             self._release(len(item.body))
             answer = self._lane.begin(item)
-            last = item.last or (self._lane.is_draining and not self._waiting)
+            last = item.last or self._is_last()
             if isinstance(answer, Pending):
                 self._run(answer, _Slot(None, last=last))
                 return None
@@ -241,6 +266,10 @@ class Connection(asyncio.Protocol):
             self._slots.append(_Slot(response, last=last))
             return None
         return response
+
+    def _is_last(self) -> bool:
+        """Whether the process leaves, and nothing more was asked on this connection so far."""
+        return self._lane.is_draining and not self._waiting and not self._is_begun
 
     def _run(self, pending: Pending, slot: _Slot) -> None:
         self._slots.append(slot)
@@ -259,7 +288,7 @@ class Connection(asyncio.Protocol):
             # process, or a fault of the dispatcher itself.
             self._transport.abort()
             return
-        slot.last = slot.last or (self._lane.is_draining and not self._waiting)
+        slot.last = slot.last or self._is_last()
         slot.response = self._lane.response(task.result(), last=slot.last)
         while self._slots and self._slots[0].response is not None:
             sent = self._slots.popleft()
@@ -278,7 +307,7 @@ class Connection(asyncio.Protocol):
         self._read(wanted=True)
         if self._lingering:
             self._end_writing()
-        elif self._ended or (self._lane.is_draining and not self._is_begun):
+        elif self._ended or not (self._lane.keeps_idle or self._is_begun):
             self._transport.close()
         elif not self._is_begun and not self._is_idle:
             self._is_idle = True

@@ -9,32 +9,33 @@ and duties end → what is kept in memory is saved → the store closes.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
 import structlog
 import uvloop
-from tornado.httpserver import HTTPServer
 
 from iceprod import clock as clocks
 from iceprod import log
 from iceprod._version import __version__
 from iceprod.config import Settings
-from iceprod.errors import ConfigError, NotAuthenticated
+from iceprod.errors import NotAuthenticated
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.methods import build_registry
-from iceprod.server.app import Application, make_application
+from iceprod.server import sockets
+from iceprod.server.app import make_application
 from iceprod.server.assembly import make_services, make_store, rpc_limits
 from iceprod.server.context import ProcessContext, Services
+from iceprod.server.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
+from iceprod.server.draining import Doors, GeneralPort, Leave
 from iceprod.server.duties import Duty, Supervisor
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits
@@ -46,14 +47,9 @@ from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
 
-ADMIN_FILE = "first-admin.txt"
-PORTS_FILE = "ports.json"
-"""In the data directory while a server runs: setting of a port → the port that it got."""
-_LOCK_FILE = "server.lock"
 _MAX_HEAD = 32 * 1024
 _IDLE_S = 120.0
 _BODY_S = 120.0
-_BACKLOG = 1024
 
 
 def duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
@@ -117,12 +113,21 @@ def _authorizer(settings: Settings) -> Callable[[Principal, str], None]:
 
 
 class Server:
-    """One server process: `start`, then `stop`."""
+    """One server process: `start`, then `stop`.
 
-    def __init__(self, settings: Settings) -> None:
+    ``given`` are sockets that are bound already, by name.  A worker, one of several processes
+    of a supervisor, leaves the data directory and what is told there to that.
+    """
+
+    def __init__(
+        self, settings: Settings, *, given: sockets.Sockets | None = None, is_worker: bool = False
+    ) -> None:
         self.settings = settings
         self.context: ProcessContext
         self.ports: dict[str, int] = {}
+        self._sockets = dict(given or {})
+        self._is_worker = is_worker
+        self._leave = Leave(finish_s=settings.server.drain_s)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -137,13 +142,15 @@ class Server:
             await self._stack.aclose()
             raise
 
-    async def stop(self) -> None:
+    async def stop(self, leave: Leave | None = None) -> None:
         """Answer what is under way, for a bounded time, then end everything."""
+        self._leave = leave or self._leave
         await self._stack.aclose()
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
-        stack.enter_context(data_directory(settings.data_dir))
+        if not self._is_worker:
+            stack.enter_context(data_directory(settings.data_dir))
         store = make_store(settings)
         await store.open()
         stack.push_async_callback(store.close)
@@ -156,7 +163,8 @@ class Server:
         stack.push_async_callback(services.grids.close)
         stack.push_async_callback(context.supervisor.stop)
         await self._listen(context)
-        stack.enter_context(_told_ports(settings.data_dir, self.ports))
+        if not self._is_worker:
+            stack.enter_context(told(settings.data_dir / PORTS_FILE, self.ports))
         services.grids.url = services.addresses.rpc_url
         self._start_work(context)
 
@@ -171,7 +179,7 @@ class Server:
     async def _listen(self, context: ProcessContext) -> None:
         settings = self.settings.server
         application = make_application(context)
-        http = HTTPServer(
+        http = GeneralPort(
             application,
             xheaders=settings.proxied,
             max_body_size=settings.max_form_bytes,
@@ -179,29 +187,29 @@ class Server:
             idle_connection_timeout=_IDLE_S,
             body_timeout=_BODY_S,
         )
-        bound = _bind(settings.host, settings.port, "server.port")
+        bound = self._bound("http", settings.port)
         http.add_socket(bound)
-        port = self.ports["server.port"] = bound.getsockname()[1]
         addresses = context.services.addresses
-        addresses.url = settings.url.rstrip("/") or _url(settings.host, port)
+        addresses.url = settings.url.rstrip("/") or sockets.url_of(settings.host, sockets.port_of(bound))
         addresses.rpc_url = settings.rpc_url.rstrip("/") or addresses.url
         lane = await self._open_lane(context) if settings.rpc_lane else None
-        self._stack.push_async_callback(
-            _drain, context, application, http=http, lane=lane, timeout_s=settings.drain_s
-        )
+        doors = Doors(context, application, http, lane)
+        self._stack.push_async_callback(lambda: doors.close(self._leave))
 
     async def _open_lane(self, context: ProcessContext) -> FastLane:
         settings = self.settings.server
         limits = FastLaneLimits(body_bytes=self.settings.rpc.max_message_bytes)
         lane = FastLane(context.dispatcher, limits=limits, is_proxied=settings.proxied)
-        try:
-            port = await lane.start(settings.host, settings.rpc_port)
-        except OSError as exc:
-            raise _taken("server.rpc_port", settings.host, settings.rpc_port, exc) from None
-        self.ports["server.rpc_port"] = port
+        port = await lane.start(bound=self._bound("rpc", settings.rpc_port))
         if not settings.rpc_url:
-            context.services.addresses.rpc_url = _url(settings.host, port)
+            context.services.addresses.rpc_url = sockets.url_of(settings.host, port)
         return lane
+
+    def _bound(self, name: str, port: int) -> socket.socket:
+        """The socket that was given under a name, or a new one."""
+        bound = self._sockets.get(name) or sockets.bind(name, self.settings.server.host, port)
+        self.ports[sockets.NAMES[name]] = sockets.port_of(bound)
+        return bound
 
 
 async def _open_services(services: Services, settings: Settings) -> None:
@@ -211,7 +219,7 @@ async def _open_services(services: Services, settings: Settings) -> None:
     await services.pilots.load()
     password = await services.accounts.create_first_admin()
     if password is not None:
-        _write_private(settings.data_dir / ADMIN_FILE, f"name: admin\npassword: {password}\n")
+        write_private(settings.data_dir / ADMIN_FILE, f"name: admin\npassword: {password}\n")
         logger.info("first administrator created", file=str(settings.data_dir / ADMIN_FILE))
 
 
@@ -219,88 +227,6 @@ async def _save(services: Services) -> None:
     """Write down what would otherwise be lost with the memory of this process."""
     await services.scheduler.save_usage()
     await services.pilots.save_seen()
-
-
-async def _drain(
-    context: ProcessContext,
-    application: Application,
-    *,
-    http: HTTPServer,
-    lane: FastLane | None,
-    timeout_s: float,
-) -> None:
-    """Take no more requests, and let those under way end."""
-    http.stop()
-    context.live.close()
-    context.services.waiters.close()
-    async with asyncio.TaskGroup() as group:
-        if lane is not None:
-            group.create_task(lane.drain(timeout_s=timeout_s))
-        group.create_task(application.drained(timeout_s))
-    await http.close_all_connections()
-
-
-def _url(host: str, port: int) -> str:
-    """An address by which this machine, and if possible others, reach a listener."""
-    if host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _bind(host: str, port: int, setting: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as exc:
-        raise _taken(setting, host, port, exc) from None
-    bound.setblocking(False)
-    return bound
-
-
-def _taken(setting: str, host: str, port: int, exc: OSError) -> ConfigError:
-    message = f"cannot listen on {host}:{port}: {exc.strerror or exc}"
-    return ConfigError(f"{setting}: {message}", fields=[{"path": setting, "message": message}])
-
-
-@contextmanager
-def data_directory(path: Path) -> Iterator[None]:
-    """The data directory, held by this process alone."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # For this user alone: whoever can open it can lock it.
-        lock = os.fdopen(os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
-    except OSError as exc:
-        message = f"cannot use {path}: {exc.strerror}"
-        raise ConfigError(message, fields=[{"path": "server.data_dir", "message": message}]) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            message = f"another server uses {path}"
-            raise ConfigError(message, fields=[{"path": "server.data_dir", "message": message}]) from None
-        yield
-
-
-@contextmanager
-def _told_ports(data_dir: Path, ports: dict[str, int]) -> Iterator[None]:
-    """Tell ``iceprod doctor`` where to look, also where the command line chose the ports."""
-    path = data_dir / PORTS_FILE
-    with suppress(OSError):  # a full disk must not keep the server from starting
-        _write_private(path, msgspec.json.encode(ports).decode() + "\n")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only this user may read, whole or not at all."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
 
 
 def _announce(settings: Settings, services: Services, ready_file: Path | None) -> None:
@@ -313,7 +239,7 @@ def _announce(settings: Settings, services: Services, ready_file: Path | None) -
         "data_dir": str(settings.data_dir),
     }
     if ready_file is not None:
-        _write_private(ready_file, msgspec.json.encode(facts).decode() + "\n")
+        write_private(ready_file, msgspec.json.encode(facts).decode() + "\n")
     sys.stdout.write(f"iceprod is ready: {addresses.url}/ (JSON-RPC: {addresses.rpc_url}/jsonrpc)\n")
     sys.stdout.flush()
     logger.info("ready", **facts)

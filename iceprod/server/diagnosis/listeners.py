@@ -11,7 +11,7 @@ import msgspec
 from iceprod.config import Settings
 from iceprod.errors import IceProdError
 from iceprod.server.diagnosis.findings import Finding, failed, good
-from iceprod.server.process import PORTS_FILE, data_directory
+from iceprod.server.directory import PORTS_FILE, data_directory
 
 
 def look(settings: Settings) -> Iterator[Finding]:

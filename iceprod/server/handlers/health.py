@@ -30,7 +30,7 @@ class ReadyHandler(BaseHandler):
                 await self.context.store.ping()
         except (IceProdError, TimeoutError) as exc:
             problems.append(f"store: {exc or 'no answer'}")
-        if self.context.live.is_closed:
+        if getattr(self.application, "is_stopping", False):
             problems.append("the server is stopping")
         if problems:
             self.set_status(HTTPStatus.SERVICE_UNAVAILABLE)

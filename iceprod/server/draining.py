@@ -1,0 +1,108 @@
+"""How a process takes leave of its clients.
+
+Where the listening sockets go on without this process (others accept on them, or its
+successor will), a connection that is idle must not simply be closed: a request may be on
+its way.  Such connections are kept for a while; each answer says that it was the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tornado.httpserver import HTTPServer
+
+if TYPE_CHECKING:
+    from iceprod.server.app import Application
+    from iceprod.server.context import ProcessContext
+    from iceprod.server.fastlane import FastLane
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """How to leave: by default at once, and nobody takes over.
+
+    Idle connections are kept for ``linger_s`` at most, what is being answered then has
+    ``finish_s``.  With ``accepts`` new clients are let in as long as old ones linger, because
+    there is nobody else who would.
+    """
+
+    linger_s: float = 0.0
+    finish_s: float = 10.0
+    accepts: bool = False
+
+
+class GeneralPort(HTTPServer):
+    """Tornado's server, which knows who is connected."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """As Tornado's server is."""
+        super().initialize(*args, **kwargs)
+        self.clients: set[object] = set()
+        self._changed = asyncio.Event()
+
+    def start_request(self, server_conn: object, request_conn: Any) -> Any:
+        """Note a client; asked at its first request, and before that is read."""
+        self.clients.add(server_conn)
+        return super().start_request(server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        """Forget a client."""
+        super().on_close(server_conn)
+        self.clients.discard(server_conn)
+        self._changed.set()
+
+    def say_goodbye(self) -> None:
+        """Close each connection after the request that comes next."""
+        self.conn_params.no_keep_alive = True
+
+    async def emptied(self, clients: set[object], timeout_s: float) -> None:
+        """Wait until those clients have gone, but not for ever."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.clients.isdisjoint(clients):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What lets clients in, and who looks after them."""
+
+    context: ProcessContext
+    application: Application
+    http: GeneralPort
+    lane: FastLane | None
+
+    async def close(self, leave: Leave) -> None:
+        """Let nobody in any more, and let what is under way end."""
+        self.application.is_leaving = True
+        self.http.say_goodbye()
+        if self.lane is not None:
+            self.lane.is_draining = True
+        if leave.accepts:
+            await self._linger(leave.linger_s)
+            leave = Leave(finish_s=leave.finish_s)
+        self.http.stop()
+        self.context.live.close()
+        self.context.services.waiters.close()
+        async with asyncio.TaskGroup() as group:
+            if self.lane is not None:
+                group.create_task(self.lane.drain(linger_s=leave.linger_s, timeout_s=leave.finish_s))
+            group.create_task(self._drain_http(leave))
+
+    async def _linger(self, timeout_s: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.http.emptied(set(self.http.clients), timeout_s))
+            if self.lane is not None:
+                group.create_task(self.lane.emptied(timeout_s, of=self.lane.clients))
+
+    async def _drain_http(self, leave: Leave) -> None:
+        if leave.linger_s:
+            await self.http.emptied(set(self.http.clients), leave.linger_s)
+        self.application.is_stopping = True
+        await self.application.drained(leave.finish_s)
+        await self.http.close_all_connections()
