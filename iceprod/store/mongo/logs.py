@@ -6,6 +6,7 @@ from iceprod.errors import NotFoundError
 from iceprod.model.task import parse_task_id
 from iceprod.store.base import LogInfo, LogRepository
 from iceprod.store.mongo.client import ASCENDING, Database, Document, IndexModel
+from iceprod.store.mongo.places import place
 
 INDEXES = {
     "logs": (IndexModel([("task_id", ASCENDING), ("attempt", ASCENDING), ("name", ASCENDING)], name="task"),),
@@ -74,4 +75,4 @@ def info_of(document: Document) -> LogInfo:
 
 
 def _key(task_id: str, attempt: int, name: str) -> str:
-    return f"{task_id}:{attempt}:{name}"
+    return f"{place(task_id)}:{attempt:06d}:{name}"
