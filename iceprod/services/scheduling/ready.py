@@ -3,6 +3,10 @@
 It makes a claim cost the same however many tasks wait.  The store stays the only truth:
 what the index hands out is still claimed by a guarded update, and may turn out to be
 gone.  Only a window of each class is held, so memory does not grow with the backlog.
+
+Where several processes share the store, the jobs are divided among them into stripes, so
+that two of them seldom try the same task: each takes those of its own stripe first, and of
+the others' the newest, to which their owner comes last.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from zlib import crc32
 
 from iceprod.clock import Clock
 from iceprod.model.resources import Requirements
@@ -19,19 +25,45 @@ WINDOW = 1000
 """Ids held per class; a window is refilled in the background when a quarter is left."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stripe:
+    """The part of all jobs that a process prefers: that of its ``rank`` among ``of`` processes."""
+
+    rank: int
+    of: int
+
+    def has(self, task_id: str) -> bool:
+        """Whether the task's job is in it; all tasks of a job are in the same."""
+        return crc32(task_id[: task_id.rfind("-")].encode()) % self.of == self.rank
+
+
 class ReadyClass:
-    """The waiting tasks of one class."""
+    """The waiting tasks of one class; without a ``stripe`` all of them are ours."""
 
-    __slots__ = ("_members", "_tasks", "_window", "count", "refilling", "served_at", "taken", "task_class")
+    __slots__ = (
+        "_is_divided",
+        "_members",
+        "_others",
+        "_stripe",
+        "_window",
+        "count",
+        "refilling",
+        "served_at",
+        "taken",
+        "task_class",
+    )
 
-    def __init__(self, task_class: TaskClass, *, now: float) -> None:
+    def __init__(self, task_class: TaskClass, *, now: float, stripe: Stripe | None = None) -> None:
         self.task_class = task_class
         self.count = 0  # waiting and not taken, in the window or beyond it
         self.served_at = now  # last claim, or when it began to wait
         self.taken: set[str] = set()  # handed to a claim that is not committed yet
         self.refilling: asyncio.Task[None] | None = None
         self._window: deque[str] = deque()
+        self._others: deque[str] = deque()  # of other processes' stripes
         self._members: set[str] = set()
+        self._stripe = stripe
+        self._is_divided = True
 
     @property
     def requirements(self) -> Requirements:
@@ -53,23 +85,52 @@ class ReadyClass:
         if not has_rest and len(self._members) < WINDOW:
             self._append(task_id)
 
-    def remove(self, task_id: str) -> None:
-        """A task stopped waiting otherwise than by a claim from this index."""
+    def remove(self, task_id: str) -> bool:
+        """A task stopped waiting otherwise than by a claim from this index.
+
+        True if only the store can tell whether anything is left beyond the window: news may
+        come after the store was read, so that what it tells of was not counted any more.
+        """
         if task_id in self.taken:
-            return
-        self._members.discard(task_id)
-        self.count = max(0, self.count - 1)
+            return False
+        if task_id in self._members:
+            self._members.discard(task_id)
+            self.count -= 1
+            return False
+        beyond = self.count - len(self._members)
+        if beyond > 1:
+            self.count -= 1
+        return beyond == 1
 
     def take(self) -> str | None:
         """The oldest task of the window, or None if the window is empty."""
-        while self._window:
-            task_id = self._window.popleft()
-            if task_id in self._members:
-                self._members.discard(task_id)
-                self.count -= 1
-                self.taken.add(task_id)
-                return task_id
-        return None
+        while True:
+            while self._window:
+                task_id = self._window.popleft()
+                if task_id in self._members:
+                    self._members.discard(task_id)
+                    self.count -= 1
+                    self.taken.add(task_id)
+                    return task_id
+            if not self._others:
+                return None
+            if self._is_divided:
+                self._window.append(self._others.pop())
+            else:
+                self._divide()
+
+    def share(self, stripe: Stripe | None) -> None:
+        """Prefer another stripe from now on; the window is divided when it is next needed."""
+        self._stripe = stripe
+        self._others.extendleft(reversed(self._window))
+        self._window.clear()
+        self._is_divided = False
+
+    def forget_window(self) -> None:
+        """Believe nothing that is held of the class."""
+        self._members.clear()
+        self._window.clear()
+        self._others.clear()
 
     def settle(self, task_id: str) -> None:
         """A taken task was claimed, or was found to be gone."""
@@ -89,13 +150,26 @@ class ReadyClass:
                 self._append(task_id)
         self.count = max(self.count, len(self._members))
 
+    def expect(self, count: int) -> None:
+        """The store has so many, those that are taken among them."""
+        self.count = max(len(self._members), count - len(self.taken))
+
     def empty(self) -> None:
         """The store has nothing of this class beyond the window."""
         self.count = len(self._members)
 
     def _append(self, task_id: str) -> None:
         self._members.add(task_id)
-        self._window.append(task_id)
+        is_ours = self._stripe is None or self._stripe.has(task_id)
+        (self._window if is_ours else self._others).append(task_id)
+
+    def _divide(self) -> None:
+        """Put what is held where it belongs since the stripe is another."""
+        held, self._others = self._others, deque()
+        self._is_divided = True
+        for task_id in held:
+            if task_id in self._members:
+                self._append(task_id)
 
 
 class ReadyIndex:
@@ -106,6 +180,7 @@ class ReadyIndex:
         self._clock = clock
         self._on_new_class = on_new_class
         self._known: dict[int, TaskClass] = {}
+        self._stripe: Stripe | None = None
         self.classes: dict[int, ReadyClass] = {}
 
     def learn(self, classes: Iterable[TaskClass]) -> None:
@@ -121,9 +196,23 @@ class ReadyIndex:
         for class_id, count in counts.items():
             ready = self._class(class_id)
             if ready is not None:
-                ready.count = max(0, count - len(ready.taken))
+                ready.expect(count)
         for class_id in self.classes.keys() - counts.keys():
             self.classes[class_id].empty()
+
+    def reload(self, counts: Mapping[int, int]) -> None:
+        """Take over the store's counts, and believe nothing that was held before."""
+        for ready in self.classes.values():
+            ready.forget_window()
+        self.load(counts)
+
+    def share(self, rank: int, of: int) -> None:
+        """Prefer the tasks of one of ``of`` stripes, as so many processes share the store now."""
+        stripe = Stripe(rank, of) if of > 1 else None
+        if stripe != self._stripe:
+            self._stripe = stripe
+            for ready in self.classes.values():
+                ready.share(stripe)
 
     def add(self, task_id: str, class_id: int) -> ReadyClass | None:
         """A task began to wait; its class, unless that is not known here."""
@@ -136,8 +225,9 @@ class ReadyIndex:
 
     def remove(self, task_id: str, class_id: int) -> None:
         """A task stopped waiting."""
-        if class_id in self.classes:
-            self.classes[class_id].remove(task_id)
+        ready = self.classes.get(class_id)
+        if ready is not None and ready.remove(task_id):
+            self.start_refill(ready)
 
     def forget_idle(self, before: float) -> None:
         """Drop classes that have had nothing to claim since that instant."""
@@ -148,6 +238,7 @@ class ReadyIndex:
         """Read the next window of a class; one reading at a time."""
         if ready.refilling is None:
             ready.refilling = asyncio.create_task(self._refill(ready), name="refill ready window")
+            ready.refilling.add_done_callback(_noticed)
         return ready.refilling
 
     async def _refill(self, ready: ReadyClass) -> None:
@@ -163,6 +254,14 @@ class ReadyIndex:
     def _class(self, class_id: int) -> ReadyClass | None:
         ready = self.classes.get(class_id)
         if ready is None and class_id in self._known:
-            ready = self.classes[class_id] = ReadyClass(self._known[class_id], now=self._clock())
+            ready = self.classes[class_id] = ReadyClass(
+                self._known[class_id], now=self._clock(), stripe=self._stripe
+            )
             self._on_new_class()
         return ready
+
+
+def _noticed(refill: asyncio.Task[None]) -> None:
+    """A window that could not be read is read when it is needed; who waits for that hears of it."""
+    if not refill.cancelled():
+        refill.exception()
