@@ -11,6 +11,7 @@ from tornado.web import RequestHandler
 
 from iceprod.server import static
 from iceprod.server.context import ProcessContext
+from iceprod.server.handlers.asked_by_nginx import MayUploadHandler
 from iceprod.server.handlers.events import EventsHandler
 from iceprod.server.handlers.files import FileHandler
 from iceprod.server.handlers.health import LiveHandler, MetricsHandler, ReadyHandler
@@ -83,6 +84,7 @@ SERVICES: Final = (
             "DELETE": "file.delete_any",
         },
     ),
+    Route("/_nginx/may-upload", MayUploadHandler, {"GET": "file.write_shared"}),
     Route("/healthz", LiveHandler, {"GET": "site.health"}),
     Route("/readyz", ReadyHandler, {"GET": "site.health"}),
     Route("/metrics", MetricsHandler, {"GET": "site.metrics"}),

@@ -14,13 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from iceprod.errors import InputError, LeaseLost, NotFoundError, TooLarge
+from iceprod.errors import InputError, LeaseLost, NotFoundError, TooLarge, Unavailable
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_job_id
 from iceprod.services import authorization
 from iceprod.services.catalogue import Catalogue
-from iceprod.services.filestore import FileFacts, FileTree, Incoming, OpenedFile, check_names
+from iceprod.services.filestore import (
+    Draft,
+    FileFacts,
+    FileTree,
+    HandedOver,
+    Incoming,
+    OpenedFile,
+    check_names,
+)
 from iceprod.store.base import Store
 
 T = TypeVar("T")
@@ -64,20 +72,53 @@ class Download:
         self._opened.close()
 
 
-class Upload:
-    """A file being written; ends with `commit` or `abort`, and takes one call at a time."""
+class Arrived:
+    """A file that was received; ends with `commit` or `abort`, and takes one call at a time."""
 
     def __init__(
-        self, files: FileService, principal: Principal, names: tuple[str, ...], incoming: Incoming
+        self, files: FileService, principal: Principal, names: tuple[str, ...], draft: Draft
     ) -> None:
         self._files = files
         self._principal = principal
         self._names = names
+        self._draft = draft
+        # The client may go while a write is under way; its descriptor must stay until that ends.
+        self._lock = asyncio.Lock()
+
+    async def commit(self, *, size: int | None = None, digest: bytes | None = None) -> StoredFile:
+        """Check size and SHA-256 where they were announced, and make the file appear.
+
+        Raises:
+            InputError: something else arrived than was announced.
+            LeaseLost: the task's lease ended meanwhile.
+        """
+        draft = self._draft
+        if size is not None and size != draft.size_bytes:
+            raise InputError(f"{size} bytes were announced and {draft.size_bytes} came")
+        if digest is not None and not hmac.compare_digest(digest, draft.digest):
+            raise InputError("the digest is not that of what came")
+        await self._files.check_lease(self._principal)
+        facts = FileFacts(draft.size_bytes, 0.0, draft.digest)
+        async with self._lock:
+            is_new = await self._files.run(lambda: draft.commit(self._names))
+        return StoredFile(facts, is_new)
+
+    async def abort(self) -> None:
+        """Leave nothing behind; harmless after `commit`."""
+        async with self._lock:
+            await self._files.run(self._draft.discard)
+
+
+class Upload(Arrived):
+    """A file being written by this process."""
+
+    def __init__(
+        self, files: FileService, principal: Principal, names: tuple[str, ...], incoming: Incoming
+    ) -> None:
+        super().__init__(files, principal, names, incoming)
         self._incoming = incoming
         self._piece = bytearray()
         self._size_bytes = 0
-        # The client may go while a write is under way; its descriptor must stay until that ends.
-        self._lock = asyncio.Lock()
 
     async def write(self, data: bytes) -> None:
         """Append ``data``.
@@ -93,28 +134,9 @@ class Upload:
             await self._flush()
 
     async def commit(self, *, size: int | None = None, digest: bytes | None = None) -> StoredFile:
-        """Check size and SHA-256 where they were announced, and make the file appear.
-
-        Raises:
-            InputError: something else arrived than was announced.
-            LeaseLost: the task's lease ended meanwhile.
-        """
+        """As of every file that arrived, with what was written last."""
         await self._flush()
-        incoming = self._incoming
-        if size is not None and size != incoming.size_bytes:
-            raise InputError(f"{size} bytes were announced and {incoming.size_bytes} came")
-        if digest is not None and not hmac.compare_digest(digest, incoming.digest):
-            raise InputError("the digest is not that of what came")
-        await self._files.check_lease(self._principal)
-        facts = FileFacts(incoming.size_bytes, 0.0, incoming.digest)
-        async with self._lock:
-            is_new = await self._files.run(lambda: incoming.commit(self._names))
-        return StoredFile(facts, is_new)
-
-    async def abort(self) -> None:
-        """Leave nothing behind; harmless after `commit`."""
-        async with self._lock:
-            await self._files.run(self._incoming.discard)
+        return await super().commit(size=size, digest=digest)
 
     async def _flush(self) -> None:
         piece, self._piece = bytes(self._piece), bytearray()
@@ -161,11 +183,59 @@ class FileService:
             NotFoundError: the area is none of the caller's.
             TooLarge, Unavailable: it is over the limit, or there is no room.
         """
+        names = await self.may_upload(principal, path, size=size)
+        return Upload(self, principal, names, await self.run(self._tree.begin))
+
+    async def may_upload(
+        self, principal: Principal, path: str, *, size: int | None = None
+    ) -> tuple[str, ...]:
+        """The names of ``path``, if `upload` would begin.
+
+        Raises:
+            NotFoundError, TooLarge, Unavailable: as of `upload`.
+        """
         names = await self._admit(principal, "file.write", path)
         self.check_size(size or 0)
         if size:
             self._tree.check_space(size)
-        return Upload(self, principal, names, await self.run(self._tree.begin))
+        return names
+
+    async def take_over(self, principal: Principal, path: str, source: str) -> Arrived:
+        """Take the file at ``source``, which the web server in front has received for ``path``.
+
+        It is in its place after `Arrived.commit`; in any case it is gone from ``source``.
+
+        Raises:
+            NotFoundError: the area is none of the caller's.
+            TooLarge: it is over the limit.
+            Unavailable: it is not at ``source`` any more.
+        """
+        draft = await self.handed_over(source)
+        try:
+            names = await self._admit(principal, "file.write", path)
+            self.check_size(draft.whole_size_bytes)
+            while await self.run(draft.read_more):
+                pass
+        except BaseException:
+            await self.run(draft.discard)
+            raise
+        return Arrived(self, principal, names, draft)
+
+    async def handed_over(self, source: str) -> HandedOver:
+        """The file that the web server in front has put at ``source``; discard it when it was read.
+
+        Raises:
+            InputError: it puts no files there.
+            Unavailable: it is not there any more.
+        """
+        try:
+            return await self.run(lambda: self._tree.take_over(source))
+        except NotFoundError:
+            raise Unavailable("the upload got lost on its way; send it again") from None
+
+    async def clean(self, *, before: float) -> int:
+        """Delete what uploads left behind that ended badly before that instant; how much that was."""
+        return await self.run(lambda: self._tree.clean(before=before))
 
     async def delete(self, principal: Principal, path: str) -> None:
         """Delete a file.

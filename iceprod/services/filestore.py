@@ -11,7 +11,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,11 +24,15 @@ from iceprod import ids
 from iceprod.errors import ConflictError, InputError, NotFoundError, Unavailable
 
 _INCOMING: Final = ".incoming"
+_HANDOVER: Final = ".handed-over"
 _DIGESTS: Final = ".digests"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK a pipe would hold the thread for ever.
+_REGULAR: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _CHUNK: Final = 1024 * 1024
 _MAX_NAME: Final = 255
 _MAX_DEPTH: Final = 32
+_HANDED_OVER: Final = re.compile(r"[0-9]{1,20}")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 
@@ -88,34 +94,19 @@ class OpenedFile:
             self._descriptor = -1
 
 
-class Incoming:
-    """A file that is being written, not yet in its place."""
+class Draft:
+    """A file that is not yet in its place; ``size_bytes`` is how much of it is known to `digest`."""
 
-    def __init__(self, tree: FileTree, name: str) -> None:
+    def __init__(self, tree: FileTree, path: Path, descriptor: int) -> None:
         self._tree = tree
-        self._name = name
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(tree.incoming / name, flags, 0o600)
+        self._descriptor = descriptor
         self._hash = hashlib.sha256()
+        self.path = path
         self.size_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        """Append ``data``.
-
-        Raises:
-            Unavailable: the disk is full.
-        """
-        with _told():
-            self._tree.check_space(len(data))
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        self._hash.update(data)
-        self.size_bytes += len(data)
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of what was written so far."""
+        """SHA-256 of those bytes."""
         return self._hash.digest()
 
     def commit(self, names: Sequence[str]) -> bool:
@@ -138,10 +129,53 @@ class Incoming:
         with suppress(FileNotFoundError):
             self.path.unlink()
 
-    @property
-    def path(self) -> Path:
-        """Where it is while it is incomplete."""
-        return self._tree.incoming / self._name
+
+class Incoming(Draft):
+    """A file that is being written by this process."""
+
+    def __init__(self, tree: FileTree, name: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        path = tree.incoming / name
+        super().__init__(tree, path, os.open(path, flags, 0o600))
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
+        with _told():
+            self._tree.check_space(len(data))
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        self._hash.update(data)
+        self.size_bytes += len(data)
+
+
+class HandedOver(Draft):
+    """A file that the web server in front has received; it is read once, for its digest."""
+
+    def __init__(self, tree: FileTree, path: Path, descriptor: int) -> None:
+        super().__init__(tree, path, descriptor)
+        self.whole_size_bytes = os.fstat(descriptor).st_size
+        # Who waited for a piece may give up, and throw the file away, while it is read.
+        self._lock = threading.Lock()
+
+    def read_more(self) -> bytes:
+        """The next piece, at most 1 MiB; empty at the end, and after `discard`."""
+        with self._lock:
+            if self._descriptor < 0:
+                return b""
+            data = os.pread(self._descriptor, _CHUNK, self.size_bytes)
+            self._hash.update(data)
+            self.size_bytes += len(data)
+            return data
+
+    def discard(self) -> None:
+        """As of any draft."""
+        with self._lock:
+            super().discard()
 
 
 class FileTree:
@@ -151,14 +185,27 @@ class FileTree:
         self._root = root
         self._keep_free_bytes = keep_free_bytes
         self.incoming = root / _INCOMING
+        self.handover = root / _HANDOVER
         self._digests = root / _DIGESTS
 
     def open(self) -> None:
-        """Make the directories; throw away what an earlier process left incomplete."""
-        for directory in (self._root, self.incoming, self._digests):
+        """Make the directories."""
+        for directory in (self._root, self.incoming, self.handover, self._digests):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self.incoming.iterdir():
-            left.unlink()
+
+    def clean(self, *, before: float) -> int:
+        """Delete what was begun and last written to before that instant; how much that was.
+
+        Younger drafts may be another process's that is still at them.
+        """
+        count = 0
+        for directory in (self.incoming, self.handover):
+            for path in directory.iterdir():
+                with suppress(FileNotFoundError):
+                    if path.lstat().st_mtime < before:
+                        path.unlink()
+                        count += 1
+        return count
 
     def check_space(self, size_bytes: int) -> None:
         """Refuse what would leave too little space.
@@ -175,6 +222,29 @@ class FileTree:
         with _told():
             return Incoming(self, ids.new_id())
 
+    def take_over(self, path: str) -> HandedOver:
+        """Take hold of a file that the web server in front says it has put there.
+
+        Raises:
+            InputError: that is no place where it puts files.
+            NotFoundError: there is none.
+            Unavailable: it belongs to another system user.
+        """
+        parent, _, name = path.rpartition("/")
+        if parent != str(self.handover) or not _HANDED_OVER.fullmatch(name):
+            raise InputError("that is no file that was handed over")
+        with _told():
+            directory = os.open(self.handover, _DIRECTORY)
+            try:
+                descriptor = os.open(name, _REGULAR, dir_fd=directory)
+            finally:
+                os.close(directory)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            os.close(descriptor)
+            raise InputError("that is no file that was handed over")
+        return HandedOver(self, self.handover / name, descriptor)
+
     def read(self, names: Sequence[str]) -> OpenedFile:
         """Open a file for reading.
 
@@ -182,9 +252,7 @@ class FileTree:
             NotFoundError: there is none.
         """
         with _told(), self._directory(names[:-1]) as parent:
-            # Without O_NONBLOCK a pipe in the tree would hold the thread for ever.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-            descriptor = os.open(names[-1], flags, dir_fd=parent)
+            descriptor = os.open(names[-1], _REGULAR, dir_fd=parent)
         try:
             return OpenedFile(descriptor, self._facts(names, descriptor))
         except BaseException:

@@ -312,11 +312,17 @@ async def test_digest_follows_what_is_on_the_disk(site, files):
     download.close()
 
 
-def test_opening_throws_away_what_a_crash_left(tmp_path):
+def test_cleaning_throws_away_what_a_crash_left_and_nothing_younger(tmp_path):
     tree = FileTree(tmp_path / "files")
     tree.open()
     tree.begin().write(b"half a file")
+    (tree.handover / "0000000001").write_bytes(b"nobody came for this")
+    for path in (*tree.incoming.iterdir(), *tree.handover.iterdir()):
+        os.utime(path, (1000.0, 1000.0))
+    younger = tree.begin()
 
-    FileTree(tmp_path / "files").open()
+    assert FileTree(tmp_path / "files").clean(before=2000.0) == 2
 
-    assert list(tree.incoming.iterdir()) == []
+    assert list(tree.incoming.iterdir()) == [younger.path]
+    assert list(tree.handover.iterdir()) == []
+    younger.discard()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -18,6 +19,8 @@ from iceprod.server.context import ProcessContext, Services
 from iceprod.services import authorization
 
 logger = structlog.get_logger(__name__)
+
+_REQUEST_ID: Final = re.compile(r"[0-9a-f]{12,64}")
 
 
 async def session_principal(handler: RequestHandler) -> Principal | None:
@@ -37,6 +40,19 @@ def bearer_of(handler: RequestHandler) -> str | None:
     """The token in the request's Authorization header, if there is one."""
     scheme, _, token = handler.request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def request_id_of(handler: RequestHandler) -> str:
+    """An id by which the log finds this request: that of the web server in front, if there is one."""
+    known: str | None = getattr(handler.request, "iceprod_id", None)
+    if known is None:
+        context: ProcessContext | None = handler.application.settings.get("context")
+        given = handler.request.headers.get("X-Request-Id", "")
+        # Without a web server in front it would be the client's own word.
+        is_told = context is not None and context.settings.server.proxied and _REQUEST_ID.fullmatch(given)
+        known = given if is_told else secrets.token_hex(6)
+        handler.request.iceprod_id = known  # type: ignore[attr-defined]
+    return known
 
 
 class BaseHandler(RequestHandler):
@@ -67,11 +83,7 @@ class BaseHandler(RequestHandler):
     @property
     def request_id(self) -> str:
         """An id by which the log finds this request."""
-        known: str | None = getattr(self.request, "iceprod_id", None)
-        if known is None:
-            known = secrets.token_hex(6)
-            self.request.iceprod_id = known  # type: ignore[attr-defined]
-        return known
+        return request_id_of(self)
 
     @property
     def is_secure(self) -> bool:

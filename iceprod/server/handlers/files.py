@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final, cast
+from urllib.parse import quote
 
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
@@ -19,7 +20,7 @@ from iceprod.errors import IceProdError, InputError
 from iceprod.model.principal import ANONYMOUS, Principal
 from iceprod.server.handlers.base import BaseHandler
 from iceprod.server.handlers.multipart import ENVELOPE_BYTES, FirstPart
-from iceprod.services.files import Download, Upload
+from iceprod.services.files import Arrived, Download, Upload
 from iceprod.services.filestore import FileFacts
 
 _PIECE: Final = 256 * 1024
@@ -84,13 +85,8 @@ def etag_of(facts: FileFacts) -> str:
     return f'"{facts.digest.hex()[:32]}"'
 
 
-@stream_request_body
-class FileHandler(BaseHandler):
-    """One file: GET, HEAD, PUT and DELETE; POST of a form is the PUT of IceProd 2.3 pilots."""
-
-    _upload: Upload | None = None
-    _form: FirstPart | None = None
-    _failure: IceProdError | None = None
+class FileAccess(BaseHandler):
+    """Who may reach files, by what a request carries itself."""
 
     def credential(self) -> str | None:
         """A bearer token, or one in the place of a password: clients of IceProd 2.3 know no other."""
@@ -104,6 +100,43 @@ class FileHandler(BaseHandler):
 
     def check_xsrf_cookie(self) -> None:
         """There is nothing to prove: a cookie counts for reading only."""
+
+    def decode_argument(self, value: bytes | str, name: str | None = None) -> str:
+        """A part of the path as text.
+
+        Raises:
+            InputError: it is not UTF-8.
+        """
+        try:
+            return super().decode_argument(cast(Any, value), name)
+        except HTTPError:
+            raise InputError("the path is not UTF-8") from None
+
+    def length_in(self, header: str) -> int | None:
+        """The length that a header tells, if it does.
+
+        Raises:
+            HTTPError: 400, it is no number.
+        """
+        length = self.request.headers.get(header)
+        if length is None:
+            return None
+        if not (length.isascii() and length.isdigit()):
+            raise HTTPError(HTTPStatus.BAD_REQUEST, f"{header} is no number")
+        return int(length)
+
+
+@stream_request_body
+class FileHandler(FileAccess):
+    """One file: GET, HEAD, PUT and DELETE; POST of a form is the PUT of IceProd 2.3 pilots.
+
+    With nginx in front no file passes through here: an upload comes as the path of a file
+    that nginx has written (``X-File``), and of a download nginx is told the path.
+    """
+
+    _upload: Arrived | None = None
+    _form: FirstPart | None = None
+    _failure: IceProdError | None = None
 
     async def _identify(self) -> Principal:
         if self.credential() is None and self.request.method not in ("GET", "HEAD"):
@@ -121,15 +154,36 @@ class FileHandler(BaseHandler):
             self._form = FirstPart(self.request.headers.get("Content-Type", ""))
         self._digest = parse_digest(self.request.headers.get("Digest"))
         path = self.decode_argument(self.path_args[0])
+        source = self._handed_over()
+        if source and self._form is None:
+            self._upload = await self.services.files.take_over(self.principal, path, source)
+            return
         self._upload = await self.services.files.upload(self.principal, path, size=self._announced())
+        if source:
+            await self._read_form(source)
+            return
         limit = self.context.settings.files.max_bytes + (ENVELOPE_BYTES if self._form else 1)
         connection = cast(HTTP1Connection, self.request.connection)
         connection.set_max_body_size(limit)
         connection.set_body_timeout(_UPLOAD_S)
 
+    def _handed_over(self) -> str:
+        """Where nginx has put the body; nothing where a client could have said it."""
+        return self.request.headers.get("X-File", "") if self.context.settings.server.proxied else ""
+
+    async def _read_form(self, source: str) -> None:
+        """Take the file out of a form that nginx has written."""
+        files = self.services.files
+        draft = await files.handed_over(source)
+        try:
+            while piece := await files.run(draft.read_more):
+                await self.data_received(piece)
+        finally:
+            await files.run(draft.discard)
+
     async def data_received(self, chunk: bytes) -> None:
         """Take a piece; the next one is read when this one is stored."""
-        if self._upload is None or self._failure is not None:
+        if not isinstance(self._upload, Upload) or self._failure is not None:
             return
         try:
             await self._upload.write(self._form.feed(chunk) if self._form else chunk)
@@ -142,7 +196,7 @@ class FileHandler(BaseHandler):
         """Make the uploaded file appear: 201 where there was none, else 200."""
         if self._failure is not None:
             raise self._failure
-        upload = cast(Upload, self._upload)
+        upload = cast(Arrived, self._upload)
         stored = await upload.commit(size=self._announced(), digest=self._digest)
         self._upload = None
         self.set_status(HTTPStatus.CREATED if stored.is_new else HTTPStatus.OK)
@@ -157,17 +211,16 @@ class FileHandler(BaseHandler):
 
     def _announced(self) -> int | None:
         """How long the file is going to be, if the head of the request says so."""
-        length = self.request.headers.get("Content-Length")
-        if length is None or self._form is not None:
+        if self._form is not None:
             return None
-        if not (length.isascii() and length.isdigit()):
-            raise HTTPError(HTTPStatus.BAD_REQUEST, "Content-Length is no number")
-        return int(length)
+        return self.length_in("X-File-Length" if self._handed_over() else "Content-Length")
 
     async def get(self, path: str) -> None:
         """Send a file or one range of it."""
         download = await self.services.files.download(self.principal, path)
         try:
+            if self._leave_to_nginx(path, download.facts):
+                return
             span = self._answer_head(download.facts)
             if span is not None and self.request.method != "HEAD":
                 await self._send(download, span)
@@ -183,14 +236,22 @@ class FileHandler(BaseHandler):
         await self.services.files.delete(self.principal, path)
         self.set_status(HTTPStatus.NO_CONTENT)
 
+    def _leave_to_nginx(self, path: str, facts: FileFacts) -> bool:
+        """Tell nginx, where it is in front, which file to send; whether it is going to."""
+        headers = self.request.headers
+        # What depends on the ETag is decided here: of those conditions nginx knows If-Range alone.
+        if not self.context.settings.server.proxied or "If-None-Match" in headers or "If-Match" in headers:
+            return False
+        self._describe(facts)
+        self.set_header("X-Accel-Redirect", f"/_files/{quote(path)}")
+        return True
+
     def _answer_head(self, facts: FileFacts) -> _Span | None:
         """Write the head of the answer; which bytes are to follow, or None if none are."""
         etag = etag_of(facts)
         self._describe(facts)
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("Last-Modified", formatdate(facts.modified_at, usegmt=True))
-        self.set_header("Content-Type", "application/octet-stream")
-        self.set_header("Content-Disposition", "attachment")
         if etag in self.request.headers.get("If-None-Match", ""):
             self.set_status(HTTPStatus.NOT_MODIFIED)
             return None
@@ -230,6 +291,9 @@ class FileHandler(BaseHandler):
             return
 
     def _describe(self, facts: FileFacts) -> None:
+        if self.request.method in ("GET", "HEAD"):
+            self.set_header("Content-Type", "application/octet-stream")
+            self.set_header("Content-Disposition", "attachment")
         self.set_header("ETag", etag_of(facts))
         self.set_header("Digest", f"sha-256={base64.b64encode(facts.digest).decode()}")
 
@@ -250,14 +314,3 @@ class FileHandler(BaseHandler):
         upload, self._upload = self._upload, None
         if upload is not None:
             self.context.supervisor.spawn("abort an upload", upload.abort())
-
-    def decode_argument(self, value: bytes | str, name: str | None = None) -> str:
-        """A part of the path as text.
-
-        Raises:
-            InputError: it is not UTF-8.
-        """
-        try:
-            return super().decode_argument(cast(Any, value), name)
-        except HTTPError:
-            raise InputError("the path is not UTF-8") from None

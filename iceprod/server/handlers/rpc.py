@@ -18,6 +18,7 @@ from iceprod.model.principal import Principal
 from iceprod.rpc.dispatch import Dispatcher, Pending
 from iceprod.server import security
 from iceprod.server.errors import phrase
+from iceprod.server.handlers.base import request_id_of
 
 _JSON_TYPES: Final = frozenset({"", "application/json", "application/json-rpc", "application/jsonrequest"})
 
@@ -75,7 +76,7 @@ class RpcHandler(RequestHandler):
             bearer=bearer,
             principal=principal,
             remote=self.request.remote_ip or "",
-            request_id=str(getattr(self, "request_id", "")),
+            request_id=request_id_of(self),
         )
         self._send(await self._wait(answer) if isinstance(answer, Pending) else answer)
 
