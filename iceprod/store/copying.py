@@ -24,11 +24,15 @@ Progress = Callable[[str, Kind, int, int], None]
 
 
 class _Note(msgspec.Struct):
-    """What is kept in the target: whose copy it is, and for each kind how far."""
+    """What is kept in the target: whose copy it is, and for each kind how far.
+
+    ``clearing`` stands while what a former copy left behind is dropped.
+    """
 
     source: str
     after: dict[str, tuple[int | str, ...]]
     done: dict[str, int]
+    clearing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,15 @@ async def _begin(source: Records, target: Archive, *, restart: bool) -> tuple[_N
     """The note to go on with, and whether there was one."""
     identity = await source.identity()
     text = await target.mark()
-    if text is None:
+    former = None if text is None else msgspec.json.decode(text, type=_Note)
+    if former is None:
         await _check_empty(target)
-    elif (note := msgspec.json.decode(text, type=_Note)).source != identity:
+    elif former.source != identity and not restart:
         raise ConflictError("a copy of something else is under way into that store")
-    elif not restart:
-        return note, True
+    elif not (restart or former.clearing):
+        return former, True
     else:
+        await _keep(target, _Note(identity, {}, {}, clearing=True))
         await target.clear()
     note = _Note(identity, {}, {})
     await _keep(target, note)
