@@ -18,12 +18,15 @@ _JSON_TYPES: Final = frozenset(
     {b"", b"application/json", b"application/json-rpc", b"application/jsonrequest"}
 )
 _LIMIT_DIGITS: Final = 15
+_END: Final = b"\r\n\r\n"
+_MOST_KNOWN: Final = 16_384  # heads, of
+_LONGEST_KNOWN: Final = 1024  # bytes each at most
 
 # What a second header of the same name would make ambiguous.
 _SINGLE: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"expect"}
 )
-_KNOWN: Final = _SINGLE | {b"x-forwarded-for", b"x-real-ip", b"upgrade"}
+_MATTER: Final = _SINGLE | {b"x-forwarded-for", b"x-real-ip", b"upgrade"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,14 @@ class Refusal(Exception):
 class Head:
     """The request line and headers of one request, first gathered and then checked.
 
-    ``fields`` holds the headers that matter by lower-case name once `check` was called.
+    ``fields`` holds the headers that matter by lower-case name once `check` was called,
+    ``bearer`` the token of ``Authorization: Bearer``, or none for any other scheme.
     """
 
-    __slots__ = ("_limits", "fields", "raw_fields", "url")
+    __slots__ = ("_limits", "bearer", "fields", "raw_fields", "url")
 
     def __init__(self, limits: FastLaneLimits) -> None:
+        self.bearer: str | None = None
         self.url = b""
         self.raw_fields: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}
@@ -88,6 +93,7 @@ class Head:
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
         if self.fields.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise Refusal(HTTPStatus.EXPECTATION_FAILED, "only 100-continue can be expected")
+        self.bearer = _bearer(self.fields.get(b"authorization", b""))
 
     def _sort_fields(self) -> None:
         """Bound the head, and find the headers that matter; one loop, for it is a large part of the cost."""
@@ -96,7 +102,7 @@ class Head:
         for name, value in self.raw_fields:
             size += len(name) + len(value) + 4
             key = name.lower()
-            if key not in _KNOWN:
+            if key not in _MATTER:
                 continue
             if key not in fields:
                 fields[key] = value.strip()
@@ -133,15 +139,6 @@ class Head:
         """Whether the client waits for ``100 Continue`` before it sends the body."""
         return b"expect" in self.fields
 
-    @property
-    def bearer(self) -> str | None:
-        """The token of ``Authorization: Bearer``, or none for any other scheme."""
-        value = self.fields.get(b"authorization")
-        if value is None:
-            return None
-        scheme, _, token = value.partition(b" ")
-        return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
-
     def remote(self, peer: str) -> str:
         """The client's address as the proxy at ``peer`` tells it, by the same rules as on the general port.
 
@@ -154,6 +151,41 @@ class Head:
             if _is_address(text):
                 return text
         return peer
+
+
+class KnownHeads:
+    """Heads that were taken before: a client sends the same bytes again and again, and they mean the same.
+
+    Only whole requests of one piece are known here, so that bytes whose place in the stream
+    could be doubted always go through the parser.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, tuple[Head, int]] = {}
+
+    def split(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The head and the body of ``data`` if it is a known head, its body, and nothing else."""
+        end = data.find(_END) + len(_END)
+        found = self._heads.get(data[:end])
+        if found is None or end + found[1] != len(data):
+            return None
+        return found[0], data[end:]
+
+    def learn(self, data: bytes, head: Head, body: bytes) -> None:
+        """Remember ``head`` if ``data``, a keep-alive request's first bytes, is all of that request."""
+        end = data.find(_END) + len(_END)
+        is_plain = b"content-length" in head.fields and not head.wants_continue
+        if not is_plain or end > _LONGEST_KNOWN or end + len(body) != len(data):
+            return
+        if len(self._heads) >= _MOST_KNOWN:
+            self._heads.clear()
+        head.raw_fields = []
+        self._heads[data[:end]] = head, len(body)
+
+
+def _bearer(value: bytes) -> str | None:
+    scheme, _, token = value.partition(b" ")
+    return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
 
 
 def _is_address(text: str) -> bool:

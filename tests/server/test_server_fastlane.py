@@ -25,7 +25,7 @@ from rpc_samples import (
 )
 
 from iceprod.server.fastlane import FastLane
-from iceprod.server.fastlane_request import FastLaneLimits
+from iceprod.server.fastlane_request import FastLaneLimits, Head, KnownHeads
 
 LAST = b"Connection: close\r\n"
 SMALL = FastLaneLimits(head_bytes=1024, body_bytes=4096, in_flight=4, linger_s=0.2)
@@ -363,3 +363,56 @@ async def test_drain_cuts_off_what_takes_too_long():
     assert await reader.read() == b""
     assert gates.ended == ["a cancelled"]
     writer.close()
+
+
+async def _ask(reader, writer, data, answers=1):
+    """The bodies of so many answers to what is written in one piece."""
+    writer.write(data)
+    found = []
+    for _ in range(answers):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        found.append(await reader.readexactly(length))
+    return found
+
+
+async def test_head_that_came_before_means_the_same_again(lane):
+    first = call("echo", value="one")
+    reader, writer = await asyncio.open_connection("127.0.0.1", lane[1])
+    stranger = HEAD.replace(b"iu_alice", b"iu_nobdy")
+
+    assert await _ask(reader, writer, request(first)) == [b'{"jsonrpc":"2.0","result":"one","id":1}']
+    assert b'"two"' in (await _ask(reader, writer, request(call("echo", value="two"))))[0]
+    assert b'"longer"' in (await _ask(reader, writer, request(call("echo", value="longer"))))[0]
+    assert b"unknown token" in (await _ask(reader, writer, request(first, head=stranger)))[0]
+    writer.close()
+
+
+async def test_known_head_ends_neither_too_early_nor_too_late(lane):
+    one, two = (request(call("echo", value=value)) for value in ("one", "two"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", lane[1])
+    await _ask(reader, writer, one)
+
+    pipelined = await _ask(reader, writer, two + one + two, answers=3)
+    writer.write(one[:-5])
+    await asyncio.sleep(0)
+    halved = await _ask(reader, writer, one[-5:] + two, answers=2)
+
+    assert [b"one" in answer for answer in pipelined] == [False, True, False]
+    assert [b"one" in answer for answer in halved] == [True, False]
+    writer.close()
+
+
+async def test_known_heads_are_bounded():
+    heads = KnownHeads()
+    head = Head(FastLaneLimits())
+    head.fields = {b"content-length": b"0"}
+    datas = [b"X: %d\r\n\r\n" % number for number in range(20_000)]
+
+    for data in [*datas, b"X: " + b"x" * 2000 + b"\r\n\r\n"]:
+        heads.learn(data, head, b"")
+
+    known = [data for data in datas if heads.split(data) is not None]
+    assert 0 < len(known) <= 16_384
+    assert heads.split(datas[-1]) == (head, b"")
+    assert heads.split(b"X: " + b"x" * 2000 + b"\r\n\r\n") is None
