@@ -358,15 +358,15 @@ class Collection:
                 raise WriteConcernError(str(problem.get("errmsg")), problem.get("code"), problem) from error
             return details
 
-    async def ensure_indexes(self, indexes: Sequence[IndexModel]) -> None:
-        """Create indexes that are not there yet."""
-        if indexes:
-            await self._link.run(lambda: self._raw.create_indexes(list(indexes)))
+    async def missing_indexes(self, wanted: Sequence[IndexModel]) -> list[IndexModel]:
+        """Those that are not there."""
+        present = [_keys(index) for index in (await self._link.run(self._raw.index_information)).values()]
+        return [index for index in wanted if _keys(index.document) not in present]
 
-    async def indexes(self) -> dict[str, Any]:
-        """The indexes by name, with their keys."""
-        found = await self._link.run(self._raw.index_information)
-        return dict(found)
+    async def ensure_indexes(self, wanted: Sequence[IndexModel]) -> None:
+        """Create those that are not there, and wait until they are built."""
+        if missing := await self.missing_indexes(wanted):
+            await self._link.run(lambda: self._raw.create_indexes(missing))
 
     async def drop_index(self, name: str) -> None:
         """Remove an index."""
@@ -445,6 +445,12 @@ class Database:
         if self._client is None or self._link is None:
             raise StoreUnavailable("the store is not open")
         return self._client, self._link
+
+
+def _keys(index: Filter) -> list[tuple[str, Any]]:
+    """The fields of an index in their order, as the server or the driver writes them."""
+    key = index["key"]
+    return [(str(name), kind) for name, kind in (key.items() if isinstance(key, Mapping) else key)]
 
 
 def _bulk_of(result: Filter) -> Bulk:

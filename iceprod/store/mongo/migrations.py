@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from iceprod.errors import AlreadyExists, ConfigError
 from iceprod.store.mongo import accounts, audit, logs, pilots
@@ -56,15 +56,11 @@ async def prepare(database: Database) -> None:
 
 async def missing_indexes(database: Database) -> list[str]:
     """A line for each index that is not there, without which queries scan."""
-    found = []
-    for name, wanted in indexes().items():
-        present = [_keys(index) for index in (await database.collection(name).indexes()).values()]
-        found += [
-            f"collection {name} has no index {index.document['name']}"
-            for index in wanted
-            if _keys(index.document) not in present
-        ]
-    return found
+    return [
+        f"collection {name} has no index {index.document['name']}"
+        for name, wanted in indexes().items()
+        for index in await database.collection(name).missing_indexes(wanted)
+    ]
 
 
 async def _version(database: Database) -> int:
@@ -90,10 +86,3 @@ async def _version(database: Database) -> int:
 
 def _refused(message: str) -> ConfigError:
     return ConfigError(f"store.url: {message}", fields=[{"path": "store.url", "message": message}])
-
-
-def _keys(index: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The fields of an index in their order, as the server or the driver writes them."""
-    key = index["key"]
-    pairs = key.items() if isinstance(key, Mapping) else key
-    return [(str(name), int(direction)) for name, direction in pairs]
