@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
     DATASET = "dataset"  # key: number
     CONFIG = "config"  # number, version
-    CLASS = "class"  # class id
+    CLASS = "class"  # number, class id
     JOB = "job"  # number, job index; with its tasks
     ATTEMPT = "attempt"  # number, job index, task index, attempt
     PILOT = "pilot"  # pilot id

@@ -111,13 +111,13 @@ def _configs(connection: sqlite3.Connection, after: Key | None, limit: int) -> l
 def _classes(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
     ids = _Ids(connection)
     sql = (
-        "SELECT class_id, number, task_index, requirements FROM classes WHERE class_id > ?"
-        " ORDER BY class_id LIMIT ?"
+        "SELECT number, class_id, task_index, requirements FROM classes WHERE (number, class_id) > (?, ?)"
+        " ORDER BY number, class_id LIMIT ?"
     )
     return [
-        Record((class_id,), TaskClass(class_id, ids[number], task_index, Requirements.from_json(text)))
-        for class_id, number, task_index, text in connection.execute(
-            sql, (after[0] if after else -1, limit)
+        Record((number, class_id), TaskClass(class_id, ids[number], task_index, Requirements.from_json(text)))
+        for number, class_id, task_index, text in connection.execute(
+            sql, (*(after or (0, 0)), limit)
         ).fetchall()
     ]
 

@@ -123,7 +123,7 @@ def _config(record: Record) -> Row:
 
 def _class(record: Record) -> Row:
     value = cast(TaskClass, record.value)
-    return value.class_id, value.dataset_id, value.task_index, value.requirements.to_json()
+    return value.class_id, record.key[0], value.task_index, value.requirements.to_json()
 
 
 def _attempt(record: Record) -> Row:
@@ -196,11 +196,7 @@ def _into(columns: str, number: int) -> str:
 _WRITINGS: Mapping[Kind, tuple[str, Callable[[Record], Row]]] = {
     Kind.DATASET: (_into(f"datasets ({rows.DATASET_COLUMNS})", 20), _dataset),
     Kind.CONFIG: (_into("configs (number, version, text)", 3), _config),
-    Kind.CLASS: (
-        "INSERT OR REPLACE INTO classes (class_id, number, task_index, requirements)"
-        " VALUES (?, (SELECT number FROM datasets WHERE dataset_id = ?), ?, ?)",
-        _class,
-    ),
+    Kind.CLASS: (_into("classes (class_id, number, task_index, requirements)", 4), _class),
     Kind.ATTEMPT: (_into(f"attempts ({rows.ATTEMPT_COLUMNS}, kind)", 14), _attempt),
     Kind.PILOT: (_into("pilots (pilot_id, status, created_at, body)", 4), _pilot),
     Kind.USER: (_into("users (name, body)", 2), _user),
