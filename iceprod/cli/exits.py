@@ -56,6 +56,7 @@ _LISTS: Final[dict[str, str]] = {
     "pilot": "iceprod pilot list",
     "user": "iceprod user list",
     "token": "iceprod token list",
+    "certificate": "iceprod certificate list",
 }
 """Kind of thing that was not found → the command that lists those that there are."""
 

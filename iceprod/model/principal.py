@@ -19,12 +19,17 @@ class PrincipalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """One caller; ``id`` is the user name, pilot id, site id or task id."""
+    """One caller; ``id`` is the user name, pilot id, site id or task id.
+
+    ``certificate`` is the subject of a client certificate that is nobody's, of an anonymous
+    caller who has shown one.
+    """
 
     kind: PrincipalKind
     id: str = ""
     groups: frozenset[str] = frozenset()
     lease_id: str = ""  # for a task: the attempt that its token was made for
+    certificate: str = ""
 
     @property
     def is_admin(self) -> bool:

@@ -19,6 +19,7 @@ from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
 from iceprod.services.accounts import Accounts
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.certificates import Certificates
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.datasets import DatasetService
 from iceprod.services.events import Event, EventKind, Events
@@ -225,6 +226,7 @@ def _make_pilots(base: _Base, *, accounts: Accounts, tasks: TaskService, watch: 
         base.store,
         clock=base.clock,
         accounts=accounts,
+        certificates=Certificates(store, accounts, clock=clock),
         catalogue=base.catalogue,
         scheduler=base.matching.scheduler,
         waiters=base.matching.waiters,

@@ -9,6 +9,7 @@ from iceprod.clock import Clock
 from iceprod.config import Settings
 from iceprod.services.accounts import Accounts
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.certificates import Certificates
 from iceprod.services.datasets import DatasetService
 from iceprod.services.events import Events
 from iceprod.services.files import FileService
@@ -48,6 +49,7 @@ class Services:
     """The use cases; ``call.services`` of RPC methods, ``self.services`` of handlers."""
 
     accounts: Accounts
+    certificates: Certificates
     catalogue: Catalogue
     datasets: DatasetService
     tasks: TaskService

@@ -105,7 +105,7 @@ class Accounts:
             raise NotAuthenticated("the token is not valid")
         if token.expires_at is not None and token.expires_at <= now:
             raise NotAuthenticated("the token has expired")
-        principal = await self._principal(token)
+        principal = await self.holder(token)
         # A revocation that came in between must not be outlived by what was read before it.
         if generation == self._generation:
             if len(self._cache) >= _MAX_CACHED:
@@ -113,7 +113,17 @@ class Accounts:
             self._cache[credential] = (principal, min(now + _CACHED_S, token.expires_at or now + _CACHED_S))
         return principal
 
-    async def _principal(self, token: Token) -> Principal:
+    @property
+    def generation(self) -> int:
+        """Grows whenever somebody who is known may have become somebody else, or nobody."""
+        return self._generation
+
+    async def holder(self, token: Token) -> Principal:
+        """Who calls with a credential of the store.
+
+        Raises:
+            NotAuthenticated: its user's account is closed.
+        """
         if token.kind is not PrincipalKind.USER:
             return Principal(token.kind, token.subject)
         user = await self._store.accounts.user(token.subject)
@@ -184,7 +194,7 @@ class Accounts:
         """The caller's own API tokens, newest first."""
         authorization.check(principal, "token.list")
         found = await self._store.accounts.tokens(PrincipalKind.USER, principal.id)
-        return [token for token in found if not token.session]
+        return [token for token in found if not token.session and not token.certificate]
 
     async def revoke_token(self, principal: Principal, identifier: str) -> None:
         """Revoke one of the caller's own tokens by its `token_id`.
@@ -243,7 +253,9 @@ class Accounts:
 
     async def _drop_all(self, kind: PrincipalKind, subject: str) -> None:
         found = await self._store.accounts.tokens(kind, subject)
-        await self._store.accounts.drop_tokens([token.digest for token in found])
+        # A certificate of a user is no secret that leaks with a password; a closed account has no holder.
+        kept = {token.digest for token in found if token.certificate and kind is PrincipalKind.USER}
+        await self._store.accounts.drop_tokens([each.digest for each in found if each.digest not in kept])
         self._forget(subject)
 
     # Users

@@ -113,6 +113,9 @@ _TABLE: Final = """
     token.list              -          own   -     -      -     any
     token.create            -          own   -     -      -     any
     token.revoke            -          own   -     -      -     any
+    certificate.list        -          own   -     -      -     any
+    certificate.add         -          -     -     -      -     any
+    certificate.revoke      -          own   -     -      -     any
     user.list               -          -     -     -      -     any
     user.create             -          -     -     -      -     any
     user.disable            -          -     -     -      -     any
@@ -197,6 +200,8 @@ def check(principal: Principal, action: str) -> Scope:
     if scope is not None:
         return scope
     if principal.kind is PrincipalKind.ANONYMOUS:
+        if principal.certificate:
+            raise NotAuthenticated(f"nobody here has the certificate of {principal.certificate}")
         raise NotAuthenticated("this needs a credential: sign in or send a token")
     raise AccessDenied(f"a caller of kind {principal.kind} may not do {action}", action=action)
 
