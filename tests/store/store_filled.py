@@ -32,7 +32,7 @@ async def _datasets(store: Store) -> None:
         "first",
         depends=CHAIN,
         jobs_wanted=12,
-        jobs=6,
+        jobs=11,
         description="π → µ",
         priority=1,
         group="ice",

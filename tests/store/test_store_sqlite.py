@@ -374,6 +374,7 @@ async def test_drift_is_told_and_corrected(store: SqliteStore):
 WHOLE_TABLES_ON_PURPOSE = (
     "GROUP BY class_id",  # ready counts: only the index of what is waiting, at start and for explanations
     "SELECT number FROM datasets ORDER BY number",  # check: looks at everything
+    "SELECT count(*) FROM tasks WHERE NOT EXISTS",  # check, too
     "sqlite_schema",  # the dozen of tables themselves
 )
 
