@@ -11,6 +11,7 @@ its journal: nothing is seen or answered that a failover could take back.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,13 +150,14 @@ class _Link:
     without a server that takes writes no call waits any more.
     """
 
-    __slots__ = ("_away_at", "_client", "_is_told", "_turns", "where")
+    __slots__ = ("_away_at", "_client", "_is_told", "_turns", "is_closed", "where")
 
     def __init__(self, client: AsyncIOMotorClient[Document], where: str) -> None:
         self._client = client
         self._turns = asyncio.Semaphore(_THREADS)
         self._away_at: float | None = None
         self._is_told = False
+        self.is_closed = False
         self.where = where
 
     async def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
@@ -165,7 +167,7 @@ class _Link:
                 await self._wait()
             try:
                 return await call()
-            except PyMongoError as error:
+            except (PyMongoError, DocumentTooLarge) as error:
                 raise self.translated(error) from error
 
     def _is_there(self) -> bool:
@@ -175,6 +177,8 @@ class _Link:
     async def _wait(self) -> None:
         """Wait for a server that takes writes, but not for long after it went away."""
         while not self._is_there():
+            if self.is_closed:
+                raise StoreUnavailable("the store is not open")
             if self._away_at is None:
                 self._away_at = clock.monotonic()
             if clock.monotonic() - self._away_at > _PATIENCE_S:
@@ -197,7 +201,7 @@ class _Link:
         """The error of a call that finds no server."""
         return StoreUnavailable("the datastore does not answer; try again later", retry_after_s=RETRY_S)
 
-    def translated(self, error: PyMongoError) -> Exception:
+    def translated(self, error: Exception) -> Exception:
         """The error that the port promises for one of the driver; a fault of ours stays as it is."""
         if isinstance(error, DuplicateKeyError):
             return AlreadyExists("there is a document with that key already")
@@ -365,8 +369,9 @@ class Collection:
 
     async def ensure_indexes(self, wanted: Sequence[IndexModel]) -> None:
         """Create those that are not there, and wait until they are built."""
-        if missing := await self.missing_indexes(wanted):
-            await self._link.run(lambda: self._raw.create_indexes(missing))
+        for index in await self.missing_indexes(wanted):
+            # One by one: FerretDB breaks off when another process has made one of several.
+            await self._link.run(functools.partial(self._raw.create_indexes, [index]))
 
     async def drop_index(self, name: str) -> None:
         """Remove an index."""
@@ -411,9 +416,10 @@ class Database:
 
     async def close(self) -> None:
         """Disconnect."""
-        client, self._client, self._link = self._client, None, None
-        if client is not None:
-            client.close()
+        if self._client is not None and self._link is not None:
+            self._link.is_closed = True
+            self._client.close()
+        self._client = self._link = None
 
     def collection(self, name: str) -> Collection:
         """A collection, which need not exist yet."""
