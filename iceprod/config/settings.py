@@ -13,6 +13,8 @@ Seconds = Annotated[float, Field(gt=0, le=366 * 86400)]
 Delay = Annotated[float, Field(ge=0, le=366 * 86400)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
+ServerName = Annotated[str, Field(pattern=r"^(\*\.)?[0-9A-Za-z_.:-]{1,253}$")]
+HostPort = Annotated[str, Field(pattern=r"^([0-9A-Za-z_.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?$")]
 Address = Annotated[str, Field(pattern=r"^$|^https?://[^\s]+$")]
 
 
@@ -39,8 +41,12 @@ class ServerSettings(_Section):
     """Directory of the database, the files and the first administrator's password."""
     proxied: bool = False
     """Whether a proxy in front sets X-Real-IP and X-Forwarded-Proto, and only it can connect."""
+    processes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that answer on these ports; more than one need a MongoDB store."""
     drain_s: Delay = 10.0
     """How long requests that are being answered may take to end when the server stops."""
+    handover_s: Delay = 600.0
+    """How long a process that was replaced may go on with uploads and downloads."""
     max_form_bytes: Count = 16 * 1024 * 1024
     """Largest form or JSON-RPC message taken; files have their own limit."""
 
@@ -195,6 +201,55 @@ class FileSettings(_Section):
     """Space on the disk that uploads leave free."""
 
 
+class NginxSettings(_Section):
+    """nginx in front of the server; `iceprod nginx generate` writes its configuration from this.
+
+    `server.proxied` has to be true with it.
+    """
+
+    program: Annotated[str, Field(pattern=r"^[\w./+-]+$")] = "nginx"
+    """The program, by its name or its path."""
+    host: Annotated[str, Field(pattern=r"^(\*|[0-9A-Za-z.:-]+)$")] = "0.0.0.0"  # noqa: S104 - it faces the network
+    """Address to listen on; `::` for IPv6 and IPv4."""
+    https_port: Annotated[int, Field(ge=1, le=65535)] = 443
+    """Port for everybody: pages, files, pilots."""
+    http_port: Port = 80
+    """Port that sends everybody on to https; 0 for none."""
+    names: tuple[ServerName, ...] = ()
+    """Names of the site; http is sent on to the first. Any name will do if none is given."""
+    certificate: Path | None = None
+    """Certificate of the site with its chain (PEM)."""
+    certificate_key: Path | None = None
+    """Key of the certificate (PEM)."""
+    client_ca: Path | None = None
+    """Certificates (PEM) of the authorities of client certificates; none are asked for if unset."""
+    directory: Path | None = None
+    """Where configuration, temporary files and logs are; `nginx` in the data directory if unset."""
+    access_log: Path | None = None
+    """One JSON object per request; `logs/access.log` in that directory if unset."""
+    upstreams: tuple[HostPort, ...] = ()
+    """HOST:PORT of the server's processes that share one store and one file system; the one of `server.port`
+    on this machine if none is given."""
+    rpc_upstreams: tuple[HostPort, ...] = ()
+    """HOST:PORT of their JSON-RPC fast lanes; `server.rpc_port`, or `upstreams` where those are given."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes of nginx; 0 for one per core."""
+    connections: Annotated[int, Field(ge=16, le=1_000_000)] = 16_384
+    """Most connections of one of them; a request that waits for the server takes two."""
+    rate: Annotated[int, Field(ge=0, le=1_000_000)] = 100
+    """Requests per second that one address may make; 0 for any number."""
+    burst: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    """How many more than that it may make at once."""
+    connections_per_address: Annotated[int, Field(ge=0, le=65535)] = 1000
+    """Most requests of one address at a time; 0 for any number."""
+    client_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 30
+    """How long a client may take for the head of a request, and between two pieces of a body."""
+    hsts_s: Annotated[int, Field(ge=0)] = 365 * 86400
+    """How long browsers remember to come by https only; 0 to tell them nothing."""
+    resolver: tuple[HostPort, ...] = ()
+    """Name servers by which nginx finds servers whose files it passes through."""
+
+
 class LogSettings(_Section):
     """The log, written to standard error."""
 
@@ -226,6 +281,7 @@ class Settings(BaseSettings):
     grids: dict[str, GridSettings] = {"local": GridSettings()}
     pages: PageSettings = PageSettings()
     files: FileSettings = FileSettings()
+    nginx: NginxSettings = NginxSettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -240,6 +296,11 @@ class Settings(BaseSettings):
             return None
         given = self.store.url.removeprefix("sqlite:///")
         return (Path(given) if given else self.data_dir / "iceprod.db").expanduser().absolute()
+
+    @property
+    def nginx_path(self) -> Path:
+        """The directory of what nginx needs as an absolute path."""
+        return (self.nginx.directory or self.data_dir / "nginx").expanduser().absolute()
 
     @property
     def files_path(self) -> Path:
