@@ -226,7 +226,6 @@ def _make_pilots(base: _Base, *, accounts: Accounts, tasks: TaskService, watch: 
         base.store,
         clock=base.clock,
         accounts=accounts,
-        certificates=Certificates(store, accounts, clock=clock),
         catalogue=base.catalogue,
         scheduler=base.matching.scheduler,
         waiters=base.matching.waiters,
@@ -283,6 +282,7 @@ def make_services(
     tree = FileTree(settings.files_path, keep_free_bytes=settings.files.keep_free_bytes)
     services = Services(
         accounts=accounts,
+        certificates=Certificates(store, accounts, clock=clock),
         catalogue=catalogue,
         datasets=datasets,
         tasks=tasks,
