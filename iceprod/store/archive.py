@@ -76,11 +76,14 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class ValueRecord:
-    """A small document of the site, and the fence that it was written under."""
+    """A small document of the site.
+
+    Not the fence that it was written under: that is of the leases of one store, and in
+    another one the first holder of a duty could not write.
+    """
 
     name: str
     text: str
-    fence: int
 
 
 Value = (

@@ -149,6 +149,13 @@ async def test_numbers_and_the_order_of_the_trail_are_kept(store: Store, target:
     assert trail == (await store.audit.select(None, Page(limit=10))).items
 
 
+async def test_any_process_may_write_the_documents_of_a_copy(store: Store, target: Store):
+    await store.values.put("usage", "old", fence=7)
+    await copy(store.archive, target.archive)
+
+    assert await target.values.put("usage", "new", fence=0)
+
+
 async def test_a_page_that_is_written_twice_changes_nothing(store: Store, target: Store):
     await fill(store)
     for kind in Kind:

@@ -221,7 +221,7 @@ def _audit(connection: sqlite3.Connection, after: Key | None, limit: int) -> lis
 
 
 def _values(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
-    sql = f"SELECT name, text, fence FROM vals WHERE name > ? AND name NOT IN ({OWN}) ORDER BY name LIMIT ?"
+    sql = f"SELECT name, text FROM vals WHERE name > ? AND name NOT IN ({OWN}) ORDER BY name LIMIT ?"
     return [Record((row[0],), ValueRecord(*row)) for row in _named(connection, sql, after, limit)]
 
 

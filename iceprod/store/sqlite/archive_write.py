@@ -173,7 +173,7 @@ def _audit(record: Record) -> Row:
 
 def _value(record: Record) -> Row:
     value = cast(ValueRecord, record.value)
-    return value.name, value.text, value.fence
+    return value.name, value.text
 
 
 def _task_key(record: Record) -> int:
@@ -206,5 +206,5 @@ _WRITINGS: Mapping[Kind, tuple[str, Callable[[Record], Row]]] = {
     ),
     Kind.LOG: (_into("logs (key, attempt, name, size_bytes, uploaded_at, data)", 6), _log),
     Kind.AUDIT: (_into("audit (id, at, principal, action, target, detail)", 6), _audit),
-    Kind.VALUE: (_into("vals (name, text, fence)", 3), _value),
+    Kind.VALUE: (_into("vals (name, text)", 2), _value),
 }
