@@ -22,7 +22,8 @@ PORTS_FILE: Final = "ports.json"
 """In the data directory while a server runs: setting of a port → the port that it got."""
 PROCESSES_FILE: Final = "processes.json"
 """In the data directory while a server runs: its processes, see `iceprod.server.roster`."""
-_LOCK_FILE: Final = "server.lock"
+LOCK_FILE: Final = "server.lock"
+"""In every data directory that a server has used; locked while one does."""
 _LOOK_AGAIN_S: Final = 0.05
 
 
@@ -39,7 +40,7 @@ def data_directory(path: Path, *, patience_s: float = 0.0) -> Iterator[int]:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         # For this user alone: whoever can open it can lock it.
-        lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise _refused(f"cannot use {path}: {exc.strerror}") from None
     try:
