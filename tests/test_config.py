@@ -136,3 +136,30 @@ def test_log_survives_values_that_are_no_json(stream):
     structlog.get_logger("iceprod.d").info("odd", what=object, deep=[[[[[[[[["x"]]]]]]]]], data=b"\xff")
 
     assert json.loads(stream.getvalue())["event"] == "odd"
+
+
+def test_the_url_of_the_store_can_lie_in_a_file_of_its_own(tmp_path):
+    secret = tmp_path / "url"
+    secret.write_text("mongodb://ada:secret@host/db\n")
+
+    settings = load(write(tmp_path, f"[store]\nurl_file = '{secret}'\n"))
+
+    assert settings.store.url == "mongodb://ada:secret@host/db"
+    assert settings.store_path is None
+    assert "secret@" not in repr(settings)
+
+
+def test_a_wrong_file_for_the_url_is_told_without_what_it_holds(tmp_path):
+    secret = tmp_path / "url"
+    secret.write_text("postgres://ada:secret@host/db\n")
+
+    problems = [
+        wrong(tmp_path, f"[store]\nurl_file = '{secret}'\n"),
+        wrong(tmp_path, "[store]\nurl_file = '/nowhere/url'\n"),
+        wrong(tmp_path, f"[store]\nurl_file = '{secret}'\nurl = 'sqlite:///x'\n"),
+    ]
+
+    assert [list(problem) for problem in problems] == [["store.url"], ["store"], ["store"]]
+    assert "cannot read url_file /nowhere/url: No such file" in problems[1]["store"]
+    assert "not both" in problems[2]["store"]
+    assert "secret@" not in str(problems)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -54,10 +54,29 @@ class ServerSettings(_Section):
 class StoreSettings(_Section):
     """The datastore."""
 
-    url: Annotated[str, Field(pattern=r"^$|^sqlite:///.+$|^mongodb(\+srv)?://.+$")] = ""
+    url: Annotated[str, Field(pattern=r"^$|^sqlite:///.+$|^mongodb(\+srv)?://.+$", repr=False)] = ""
     """`sqlite:///PATH`, or `mongodb://HOST[:PORT]/DATABASE`; if empty, `iceprod.db` in the data directory."""
+    url_file: Path | None = None
+    """A file that holds the URL, for one with a password that nobody else should read."""
     synchronous: Literal["full", "normal"] = "full"
     """SQLite: `full` survives a power cut without loss; `normal` may lose the last moments."""
+    wait_s: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    """MongoDB: how long the server, at its start, waits for one that does not answer, in seconds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_url(cls, values: Any) -> Any:
+        """Take the URL from its file."""
+        if not isinstance(values, dict) or not values.get("url_file"):
+            return values
+        if values.get("url"):
+            raise ValueError("give url or url_file, not both")
+        try:
+            text = Path(values["url_file"]).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
+            raise ValueError(f"cannot read url_file {values['url_file']}: {reason}") from None
+        return {**values, "url": text.strip()}
 
 
 class RpcSettings(_Section):

@@ -56,7 +56,10 @@ def make_store(settings: Settings) -> Store:
     """The datastore, not opened yet."""
     path = settings.store_path
     if path is None:
-        raise ConfigError("store.url: there is no adapter for MongoDB yet")
+        # The driver takes a while to import, and most commands need none.
+        from iceprod.store.mongo import MongoStore  # noqa: PLC0415
+
+        return MongoStore(settings.store.url)
     synchronous: Literal["FULL", "NORMAL"] = "FULL" if settings.store.synchronous == "full" else "NORMAL"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return SqliteStore(path, synchronous=synchronous)
