@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from iceprod.errors import AlreadyExists, ConfigError
-from iceprod.store.mongo import accounts, audit, logs, pilots
+from iceprod.store.mongo import accounts, audit, logs, pilots, schema
 from iceprod.store.mongo.client import Database, IndexModel
 
 META: Final = "meta"
 """The collection that says what the database is."""
-_SCHEMA: Final = {"_id": "schema"}
+SCHEMA: Final = {"_id": "schema"}
+"""The document there that tells the version."""
 _APPLICATION: Final = "iceprod"
 
 Migration = Callable[[Database], Awaitable[None]]
@@ -27,7 +28,7 @@ processes may run one at the same time.
 def indexes() -> dict[str, Sequence[IndexModel]]:
     """The indexes of each collection that has any besides that of ``_id``."""
     found: dict[str, Sequence[IndexModel]] = {}
-    for module in (accounts, audit, logs, pilots):
+    for module in (schema, accounts, audit, logs, pilots):
         found.update(module.INDEXES)
     return found
 
@@ -48,7 +49,7 @@ async def prepare(database: Database) -> None:
     for number in range(version, newest):
         await MIGRATIONS[number - 1](database)
         await database.collection(META).update(
-            {**_SCHEMA, "version": number}, {"$set": {"version": number + 1}}
+            {**SCHEMA, "version": number}, {"$set": {"version": number + 1}}
         )
     for name, wanted in indexes().items():
         await database.collection(name).ensure_indexes(wanted)
@@ -66,7 +67,7 @@ async def missing_indexes(database: Database) -> list[str]:
 async def _version(database: Database) -> int:
     """The version of the schema; a new database gets the present one."""
     meta = database.collection(META)
-    found = await meta.find_one(_SCHEMA)
+    found = await meta.find_one(SCHEMA)
     if found is None:
         foreign = [name for name in await database.collection_names() if not name.startswith("system.")]
         if set(foreign) - {META}:
@@ -75,7 +76,7 @@ async def _version(database: Database) -> int:
                 f" (the collection {min(foreign)!r}); name one of its own"
             )
         try:
-            await meta.insert({**_SCHEMA, "application": _APPLICATION, "version": len(MIGRATIONS) + 1})
+            await meta.insert({**SCHEMA, "application": _APPLICATION, "version": len(MIGRATIONS) + 1})
         except AlreadyExists:
             return await _version(database)  # another process has made it at the same time
         return len(MIGRATIONS) + 1
