@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from iceprod import clock
-from iceprod.errors import InputError
+from iceprod.errors import InputError, StoreUnavailable
 from iceprod.store.base import Store
 from iceprod.store.mongo import migrations
 from iceprod.store.mongo.accounts import MongoAccounts
 from iceprod.store.mongo.audit import MongoAudit
 from iceprod.store.mongo.client import Database
+from iceprod.store.mongo.context import Context
+from iceprod.store.mongo.datasets import MongoDatasets
+from iceprod.store.mongo.jobs import MongoJobs
 from iceprod.store.mongo.logs import MongoLogs
 from iceprod.store.mongo.pilots import MongoPilots
+from iceprod.store.mongo.recount import damage, repair
 from iceprod.store.mongo.sharing import MongoSharing
+from iceprod.store.mongo.tasks import MongoTasks
 from iceprod.store.mongo.values import MongoValues
 
 
@@ -29,6 +34,7 @@ class MongoStore(Store):
 
     def __init__(self, url: str, *, listeners: Sequence[Any] = ()) -> None:
         self._database = Database(url, listeners=listeners)
+        self._context: Context | None = None
 
     async def open(self) -> None:
         """See the port.
@@ -42,6 +48,11 @@ class MongoStore(Store):
         try:
             await migrations.prepare(database)
             self._meta = database.collection(migrations.META)
+            self._context = context = Context(database)
+            await repair(context)
+            self.datasets = MongoDatasets(context)
+            self.jobs = MongoJobs(context)
+            self.tasks = MongoTasks(context)
             self.pilots = MongoPilots(database)
             self.accounts = MongoAccounts(database)
             self.logs = MongoLogs(database)
@@ -54,6 +65,8 @@ class MongoStore(Store):
 
     async def close(self) -> None:
         """See the port."""
+        if self._context is not None:
+            await self._context.drain()
         await self._database.close()
 
     async def ping(self) -> None:
@@ -63,7 +76,9 @@ class MongoStore(Store):
 
     async def check(self) -> list[str]:
         """See the port."""
-        return await migrations.missing_indexes(self._database)
+        if self._context is None:
+            raise StoreUnavailable("the store is not open")
+        return await migrations.missing_indexes(self._database) + await damage(self._context)
 
     async def backup(self, target: Path) -> int:
         """See the port."""
