@@ -1,8 +1,9 @@
 """A server that speaks MongoDB's protocol, for tests: on a free port, with its own directory.
 
 Which one, in this order: that of the environment variable ``ICEPROD_TEST_MONGODB`` (a URL;
-each test gets a database of its own there); FerretDB 1.24.2 found on ``PATH`` or where
-``bin/get-ferretdb`` puts it.  FerretDB is no MongoDB: it says nothing about speed or plans.
+each test gets a database of its own there); FerretDB 1.24.2 where ``bin/get-ferretdb`` puts
+it, which also makes its writes atomic.  FerretDB is no MongoDB: it says nothing about speed or
+plans.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pymongo.errors import PyMongoError
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLE = "ICEPROD_TEST_MONGODB"
-PROGRAM = "ferretdb-1.24.2"
+PROGRAM = "ferretdb-1.24.2-atomic"
 ABSENT = f"no MongoDB server: set {VARIABLE} to the URL of one, or run bin/get-ferretdb (needs Go)"
 _START_S = 30.0
 
@@ -36,8 +37,6 @@ def ferretdb() -> Path | None:
     """Where the program is, if it is anywhere."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     places = [cache / "iceprod" / PROGRAM, ROOT / ".cache" / PROGRAM]
-    if found := shutil.which("ferretdb"):
-        places.insert(0, Path(found))
     return next((place for place in places if os.access(place, os.X_OK)), None)
 
 
