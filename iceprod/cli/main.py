@@ -28,8 +28,9 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ca": ("ca", "Issue and revoke certificates of the site's own."),
     "nginx": ("nginx", "Set up and run nginx in front of a server."),
     "doctor": ("doctor", "Check that a site can work, and say what to do if not."),
-    "backup": ("backup", "Copy a site's database while it runs."),
-    "restore": ("backup", "Put a copy in the place of a site's database."),
+    "store": ("store", "Copy, check, back up and migrate a site's database."),
+    "backup": ("backup", "Copy a site's database to a file."),
+    "restore": ("backup", "Put a backup in the place of a site's database."),
     "completion": ("completion", "Print the shell completion for bash, zsh or fish."),
 }
 """Name → (module in this room, one line of help).  The module is imported when it is used."""

@@ -1,32 +1,25 @@
-"""What is done to a site's own files beside its server: first account, tokens, backup.
+"""What is done beside a site's server: first account, tokens, ending what is left of it.
 
-All of it works whether the server runs or not, but for `prepare`, `restore` and `end_pilots`,
-which need the data directory for themselves.
+`prepare` and `end_pilots` need the data directory for themselves; `make_token` works whether
+the server runs or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 from iceprod import clock as clocks
-from iceprod import ids
 from iceprod.config import Settings
-from iceprod.errors import AlreadyExists, InputError, NotFoundError
+from iceprod.errors import AlreadyExists, NotFoundError
 from iceprod.grids.base import Grid
 from iceprod.grids.local import GRACE_S
 from iceprod.server.assembly import make_accounts, make_grids, make_store
 from iceprod.server.directory import data_directory
 from iceprod.services.accounts import Accounts, principal_of
 from iceprod.store.base import Store
-
-_SIDE_FILES: Final = ("-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +80,6 @@ async def _token_for(opened: tuple[Store, Accounts], name: str, label: str) -> s
     return (await accounts.create_token(principal_of(user), label=label)).secret
 
 
-async def backup(settings: Settings, target: Path) -> int:
-    """Copy the database to ``target`` while it is used; its size in bytes.
-
-    The copy gets its name only when it is complete.
-
-    Raises:
-        NotFoundError: there is no database.
-        AlreadyExists: there is something at ``target``.
-    """
-    _check_target(settings, target)
-    draft = target.with_name(f".{target.name}.{ids.new_id()}")
-    store = make_store(settings)
-    await store.open()
-    try:
-        size = await store.backup(draft)
-        draft.chmod(0o600)
-        draft.replace(target)
-    finally:
-        await store.close()
-        draft.unlink(missing_ok=True)
-    return size
-
-
 async def end_pilots(settings: Settings, *, within_s: float, grace_s: float = GRACE_S) -> int:
     """End the pilots that a stopped server's grids have left running; how many there are after that.
 
@@ -146,67 +116,3 @@ def _check_exists(settings: Settings) -> None:
     path = settings.store_path
     if path is not None and not path.exists():
         raise NotFoundError("site database", path)
-
-
-def _database(settings: Settings) -> Path:
-    """The file of the database.
-
-    Raises:
-        InputError: the store is none that lies in a file.
-    """
-    if settings.store_path is None:
-        raise InputError("the store is a MongoDB server: there is no file to put in its place")
-    return settings.store_path
-
-
-def _check_target(settings: Settings, target: Path) -> None:
-    _check_exists(settings)
-    if target.exists():
-        raise AlreadyExists(f"{target} exists; a backup overwrites nothing")
-    if not target.parent.is_dir():
-        raise InputError(f"there is no directory {target.parent}")
-
-
-def restore(settings: Settings, source: Path) -> Path | None:
-    """Put the copy ``source`` in the place of the database; where the former one lies now.
-
-    Raises:
-        InputError: the copy is damaged, or none of ours.
-        ConfigError: the server runs.
-    """
-    _check_copy(source)
-    target = _database(settings)
-    with data_directory(settings.data_dir):
-        draft = target.with_name(f"{target.name}.restored")
-        draft.unlink(missing_ok=True)
-        draft.touch(mode=0o600, exist_ok=False)  # nobody else reads it while it is copied, either
-        shutil.copyfile(source, draft)
-        former = _put_aside(target)
-        draft.replace(target)
-    return former
-
-
-def _check_copy(source: Path) -> None:
-    try:
-        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            verdict = connection.execute("pragma integrity_check(1)").fetchone()[0]
-            tables = {row[0] for row in connection.execute("select name from sqlite_master")}
-    except sqlite3.Error as exc:
-        raise InputError(f"{source} is no readable copy of a database: {exc}") from None
-    if verdict != "ok":
-        raise InputError(f"{source} is damaged: {verdict}")
-    if not {"datasets", "tasks"} <= tables:
-        raise InputError(f"{source} is not the database of a site")
-
-
-def _put_aside(target: Path) -> Path | None:
-    """Rename the database with its side files; nothing is deleted."""
-    if not target.exists():
-        return None
-    former = target.with_name(f"{target.name}.before-{ids.new_id()}")
-    target.replace(former)
-    for suffix in _SIDE_FILES:
-        beside = target.with_name(target.name + suffix)
-        if beside.exists():
-            beside.replace(former.with_name(former.name + suffix))
-    return former
