@@ -43,12 +43,34 @@ class ServerSettings(_Section):
     """Whether a proxy in front sets X-Real-IP and X-Forwarded-Proto, and only it can connect."""
     processes: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that answer on these ports; more than one need a MongoDB store."""
+    duty_ttl_s: Annotated[float, Field(ge=0.3, le=60)] = 3.0
+    """After how long a silence of the process that has the background duties another takes them."""
     drain_s: Delay = 10.0
     """How long requests that are being answered may take to end when the server stops."""
     handover_s: Delay = 600.0
     """How long a process that was replaced may go on with uploads and downloads."""
     max_form_bytes: Count = 16 * 1024 * 1024
     """Largest form or JSON-RPC message taken; files have their own limit."""
+
+
+class TlsSettings(_Section):
+    """A port of the server's own for TLS, where every client shows a certificate.
+
+    It is for grid proxy certificates (RFC 3820), which nginx refuses.
+    """
+
+    port: Port | None = None
+    """Port of pages, files and JSON-RPC over TLS; 0 takes any free one, without it there is none."""
+    host: str = ""
+    """Address to listen on, if not that of the other ports."""
+    certificate: Path | None = None
+    """The server's certificate and those between it and the authority (PEM)."""
+    key: Path | None = None
+    """The server's private key (PEM, without a password)."""
+    ca_path: Path | None = None
+    """Authorities whose client certificates are taken: a PEM file, or a directory of HASH.0 files."""
+    crl_path: Path | None = None
+    """Lists of revoked certificates, one of every authority: a PEM file, or a directory of HASH.r0 files."""
 
 
 class StoreSettings(_Section):
@@ -226,6 +248,8 @@ class NginxSettings(_Section):
     `server.proxied` has to be true with it.
     """
 
+    supervised: bool = False
+    """Whether `iceprod serve` runs nginx, too, and starts it again when it dies."""
     program: Annotated[str, Field(pattern=r"^[\w./+-]+$")] = "nginx"
     """The program, by its name or its path."""
     host: Annotated[str, Field(pattern=r"^(\*|[0-9A-Za-z.:-]+)$")] = "0.0.0.0"  # noqa: S104 - it faces the network
@@ -257,7 +281,7 @@ class NginxSettings(_Section):
     """Most connections of one of them; a request that waits for the server takes two."""
     rate: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     """Requests per second that one address may make; 0 for any number."""
-    burst: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     """How many more than that it may make at once."""
     connections_per_address: Annotated[int, Field(ge=0, le=65535)] = 1000
     """Most requests of one address at a time; 0 for any number."""
@@ -292,6 +316,7 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
     store: StoreSettings = StoreSettings()
     rpc: RpcSettings = RpcSettings()
     accounts: AccountSettings = AccountSettings()
