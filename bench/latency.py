@@ -9,6 +9,7 @@ import sys
 import time
 from http.client import HTTPConnection
 
+from bench import wire
 from bench.claims import READY, SECONDS, Site, site
 from bench.harness import ROOT, Result, Rounds
 from bench.site_data import library
@@ -27,10 +28,10 @@ def latency(rounds: Rounds) -> Result:
     with library() as made:
         for _ in rounds:
             with site(made, READY) as running:
-                idle.append(_p99(_read(running, SECONDS * 2)))
+                idle.append(p99(read_lists(running, running.port, SECONDS * 2)))
                 running.loop_lag_ms()
-                load = _start_load(running)
-                busy.append(_p99(_read(running, SECONDS * 2)))
+                load = start_load(running, running.rpc_port)
+                busy.append(p99(read_lists(running, running.port, SECONDS * 2)))
                 lags.append(running.loop_lag_ms())
                 load.wait()
             ratios.append(busy[-1] / idle[-1])
@@ -48,16 +49,17 @@ def latency(rounds: Rounds) -> Result:
     )
 
 
-def _start_load(running: Site) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "bench.pilot_load", str(running.rpc_port)]
+def start_load(running: Site, address: int | str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "bench.pilot_load", str(address)]
     arguments = [str(running.directory / "bench.json"), str(SECONDS), "0"]
     return subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def _read(running: Site, seconds: float) -> list[float]:
+def read_lists(running: Site, address: int | str, seconds: float) -> list[float]:
     """Seconds that each call took, one after the other, as a person's page makes them."""
     token = json.loads((running.directory / "bench.json").read_text())["user"]
-    connection = HTTPConnection("127.0.0.1", running.port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", timeout=30)
+    connection.sock = wire.connect(str(address))
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def call(request: dict[str, object]) -> dict[str, object]:
@@ -83,7 +85,7 @@ def _read(running: Site, seconds: float) -> list[float]:
     return took
 
 
-def _p99(values: list[float]) -> float:
+def p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98]
 
 

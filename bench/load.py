@@ -1,8 +1,8 @@
 """A load generator for one request repeated over many connections: raw sockets and epoll.
 
 It is far cheaper per request than any server measured here, so that the server is what is
-busy.  ``python -m bench.load PORT CONNECTIONS SECONDS`` reads the request from standard
-input and prints ``requests seconds answer_bytes``.
+busy.  ``python -m bench.load ADDRESS CONNECTIONS SECONDS`` reads the request from standard
+input and prints ``requests seconds``; addresses are those of `bench.wire`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from bench import wire
 from bench.harness import ROOT, cpu_s, pin
 
 
@@ -34,11 +35,11 @@ class Load:
         return self.cpu_seconds / self.requests * 1e6
 
 
-def run(pid: int, port: int, request: bytes, *, connections: int = 64, seconds: float = 1.5) -> Load:
-    """Load the server ``pid`` on ``port`` from a process of its own on the second core."""
+def run(pid: int, address: int | str, request: bytes, *, connections: int = 64, seconds: float = 1.5) -> Load:
+    """Load the server ``pid`` at ``address`` from a process of its own on the second core."""
     before = cpu_s(pid)
     done = subprocess.run(
-        [sys.executable, "-m", "bench.load", str(port), str(connections), str(seconds)],
+        [sys.executable, "-m", "bench.load", str(address), str(connections), str(seconds)],
         cwd=ROOT,
         input=request,
         stdout=subprocess.PIPE,
@@ -62,12 +63,12 @@ def answer_length(connection: socket.socket, request: bytes) -> int:
     connection.sendall(request)
     data = b""
     while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
+        data += wire.receive(connection)
     head, _, body = data.partition(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
     length = int(fields[b"content-length"])
     while len(body) < length:
-        body += connection.recv(65536)
+        body += wire.receive(connection)
     if b" 200 " not in head or b'"error"' in body or b'"result"' not in body:
         raise SystemExit(f"the server does not echo: {data[:300]!r}")
     return len(head) + 4 + length
@@ -75,13 +76,12 @@ def answer_length(connection: socket.socket, request: bytes) -> int:
 
 def main() -> None:
     pin(1)
-    port, count, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    address, count, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     request = sys.stdin.buffer.read()
     sockets: dict[int, socket.socket] = {}
     poll = select.epoll()
     for _ in range(count):
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = wire.connect(address)
         size = answer_length(connection, request)
         sockets[connection.fileno()] = connection
         poll.register(connection.fileno(), select.EPOLLIN)
@@ -100,7 +100,7 @@ def drive(
     end = start + seconds
     while time.perf_counter() < end:
         for number, _ in poll.poll(1.0):
-            received = len(sockets[number].recv(1 << 20))
+            received = len(wire.receive(sockets[number]))
             if not received:
                 raise SystemExit("the server closed a connection")
             missing[number] -= received

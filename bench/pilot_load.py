@@ -1,6 +1,6 @@
 """Pilots as cheap as they can be: raw sockets that claim and finish tasks as fast as answers come.
 
-``python -m bench.pilot_load PORT TOKENS_FILE SECONDS [MOST]`` claims for that long (or that
+``python -m bench.pilot_load ADDRESS TOKENS_FILE SECONDS [MOST]`` claims for that long (or that
 many), then finishes everything it claimed, and prints one JSON object with the number of
 calls and seconds of each phase.
 """
@@ -17,15 +17,16 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import wire
 from bench.harness import ROOT, pin
 
 OFFER = {"cpu": 1, "gpu": 0, "memory": 8, "disk": 100, "time": 100}
 CLAIM = json.dumps({"jsonrpc": "2.0", "method": "pilot.claim", "params": {"offer": OFFER}, "id": 1}).encode()
 
 
-def run(data_dir: Path, port: int, seconds: float, most: int = 0) -> dict[str, float]:
+def run(data_dir: Path, address: int | str, seconds: float, most: int = 0) -> dict[str, float]:
     """Claim and finish from a process of its own."""
-    command = [sys.executable, "-m", "bench.pilot_load", str(port), str(data_dir / "bench.json")]
+    command = [sys.executable, "-m", "bench.pilot_load", str(address), str(data_dir / "bench.json")]
     done = subprocess.run([*command, str(seconds), str(most)], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
@@ -34,14 +35,13 @@ def run(data_dir: Path, port: int, seconds: float, most: int = 0) -> dict[str, f
 class Pilots:
     """Connections with a credential each, one call under way on every one."""
 
-    def __init__(self, port: int, tokens: list[str]) -> None:
+    def __init__(self, address: str, tokens: list[str]) -> None:
         self._poll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._heads: dict[int, bytes] = {}
         self._parts: dict[int, bytes] = {}
         for token in tokens:
-            connection = socket.create_connection(("127.0.0.1", port))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = wire.connect(address)
             number = connection.fileno()
             self._sockets[number] = connection
             self._heads[number] = (
@@ -75,7 +75,7 @@ class Pilots:
         return 1
 
     def _receive(self, number: int) -> bytes | None:
-        data = self._parts[number] + self._sockets[number].recv(1 << 20)
+        data = self._parts[number] + wire.receive(self._sockets[number])
         head, found, body = data.partition(b"\r\n\r\n")
         if found:
             length = int(head.lower().split(b"content-length: ", 1)[1].split(b"\r", 1)[0])
@@ -88,9 +88,9 @@ class Pilots:
 
 def main() -> None:
     pin(1)
-    port, seconds = int(sys.argv[1]), float(sys.argv[3])
+    seconds = float(sys.argv[3])
     most = int(sys.argv[4]) or sys.maxsize
-    pilots = Pilots(port, json.loads(Path(sys.argv[2]).read_text())["tokens"])
+    pilots = Pilots(sys.argv[1], json.loads(Path(sys.argv[2]).read_text())["tokens"])
     held: dict[int, deque[tuple[bytes, bytes]]] = {}
     sent = 0
     end = time.perf_counter() + seconds
