@@ -62,6 +62,11 @@ class Catalogue:
         if known is not None:
             self._known[dataset_id] = (known[0], float("-inf"))
 
+    def forget_all(self) -> None:
+        """Any dataset may have changed."""
+        for dataset_id in list(self._known):
+            self.forget(dataset_id)
+
     async def config(self, dataset_id: str, version: int) -> dict[str, Any]:
         """A configuration as submitted; not to be changed by the caller."""
         return (await self.sized_config(dataset_id, version))[0]

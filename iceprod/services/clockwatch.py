@@ -18,7 +18,7 @@ logger = structlog.get_logger(__name__)
 
 
 class ClockWatch:
-    """Says to wait for ``quiet_s`` after a start and after each jump of the clock."""
+    """Says to wait for ``quiet_s`` after a start, an outage of the store and each jump of the clock."""
 
     def __init__(self, clock: Clock, monotonic: Clock, *, quiet_s: float) -> None:
         self._clock = clock
@@ -26,6 +26,10 @@ class ClockWatch:
         self._quiet_s = quiet_s
         self._offset = clock() - monotonic()
         self._quiet_until = monotonic() + quiet_s
+
+    def unsettle(self) -> None:
+        """Everybody has been silent through no fault of theirs: nobody could be heard."""
+        self._quiet_until = self._monotonic() + self._quiet_s
 
     def is_settled(self) -> bool:
         """Whether all who live have had time to be heard of since the last start or jump."""

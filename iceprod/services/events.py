@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     TASKS_MOVED = "tasks_moved"
     WORK_READY = "work_ready"  # tasks of a class that had none may be claimed
     PILOT_CHANGED = "pilot_changed"
+    CREDENTIALS_REVOKED = "credentials_revoked"  # some of a subject's
 
 
 @value

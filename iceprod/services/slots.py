@@ -7,7 +7,7 @@ look here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from iceprod.model.pilot import Pilot, PilotStatus
 from iceprod.model.resources import DIMENSIONS, Offer, Resources
@@ -39,6 +39,14 @@ class Slots:
             self.pilots.pop(pilot.pilot_id, None)
         else:
             self.pilots[pilot.pilot_id] = pilot
+
+    def refresh(self, stored: Pilot) -> Pilot:
+        """Take note of a pilot as the store has it, where that is not older than what is known."""
+        known = self.pilots.get(stored.pilot_id)
+        if known is not None and known.seen_at > stored.seen_at:
+            stored = replace(stored, seen_at=known.seen_at, claimed=known.claimed)
+        self.put(stored)
+        return stored
 
     def set_grids(self, grids: Sequence[GridSlot]) -> None:
         """Take note of what the grids offer."""

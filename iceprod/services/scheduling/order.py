@@ -29,16 +29,42 @@ class FairShare:
         self._usage: dict[Leaf, float] = {}
         self._as_of = clock()
         self._running: dict[Leaf, float] = {}
+        self._ledger: dict[Leaf, tuple[float, float]] | None = None
         self.tree = tree
 
     def started(self, leaf: Leaf, cores: float) -> None:
         """An attempt began to run."""
         self._running[leaf] = self._running.get(leaf, 0.0) + cores
+        if self._ledger is not None:
+            self._note(leaf, cores, 0.0)
 
     def ended(self, leaf: Leaf, cores: float, hours: float) -> None:
         """An attempt ended after that many hours."""
         self._running[leaf] = max(0.0, self._running.get(leaf, 0.0) - cores)
         self._usage[leaf] = self._usage.get(leaf, 0.0) + cores * hours
+        if self._ledger is not None:
+            self._note(leaf, -cores, cores * hours)
+
+    def keep_ledger(self) -> None:
+        """From now on, remember what is charged here until `take_ledger` tells others of it."""
+        self._ledger = {}
+
+    def take_ledger(self) -> list[tuple[Leaf, float, float]]:
+        """What was charged here since the last call: cores that more are running, core hours."""
+        taken = self._ledger or {}
+        if taken:
+            self._ledger = {}
+        return [(leaf, cores, hours) for leaf, (cores, hours) in taken.items()]
+
+    def charged_elsewhere(self, leaf: Leaf, cores: float, hours: float) -> None:
+        """What another process has in its ledger."""
+        self._running[leaf] = max(0.0, self._running.get(leaf, 0.0) + cores)
+        self._usage[leaf] = self._usage.get(leaf, 0.0) + hours
+
+    def _note(self, leaf: Leaf, cores: float, hours: float) -> None:
+        if self._ledger is not None:
+            before = self._ledger.get(leaf, (0.0, 0.0))
+            self._ledger[leaf] = before[0] + cores, before[1] + hours
 
     def usage(self) -> dict[Leaf, float]:
         """Core hours as they count now."""
@@ -47,9 +73,17 @@ class FairShare:
         self._as_of = now
         return dict(self._usage)
 
-    def restore(self, usage: Mapping[Leaf, float], as_of: float) -> None:
-        """Take over what an earlier process had recorded at that instant."""
+    def running(self) -> dict[Leaf, float]:
+        """Cores in use now."""
+        return dict(self._running)
+
+    def restore(
+        self, usage: Mapping[Leaf, float], as_of: float, *, running: Mapping[Leaf, float] | None = None
+    ) -> None:
+        """Take over what an earlier process, or the holder of the duties, had recorded at that instant."""
         self._usage, self._as_of = dict(usage), as_of
+        if running is not None:
+            self._running = dict(running)
 
     def scores(self, leaves: Iterable[Leaf]) -> dict[Leaf, float]:
         """The score of each of ``leaves``."""
