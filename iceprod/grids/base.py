@@ -108,6 +108,8 @@ class Grid(ABC):
     name: str
     poll_s: float = 15.0
     """How old an answer of this grid may become before it is asked again, seconds."""
+    is_machine_bound: bool = False
+    """Whether it knows the grid jobs of its own machine only; those of another are not gone."""
 
     async def open(self, changed: Callable[[], None]) -> None:  # noqa: B027 - most have nothing to do
         """Get ready.  ``changed`` may be called whenever the state of a grid job has changed."""

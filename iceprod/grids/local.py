@@ -79,6 +79,7 @@ class LocalGrid(Grid):
     """Processes on this machine, never more than its resources hold."""
 
     poll_s = 1.0
+    is_machine_bound = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import Literal
 from argon2 import PasswordHasher
 
 from iceprod import clock as clocks
+from iceprod import ids
 from iceprod.clock import Clock
 from iceprod.config import FailureSettings, SchedulingSettings, Settings
 from iceprod.errors import ConfigError
@@ -18,18 +19,22 @@ from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
 from iceprod.services.accounts import Accounts
+from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.datasets import DatasetService
+from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.files import FileService
 from iceprod.services.filestore import FileTree
 from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
+from iceprod.services.hearing import Hearing
 from iceprod.services.housekeeping import CounterAudit, LeaseWatch
 from iceprod.services.logs import LogService
 from iceprod.services.materialise import Materialiser
+from iceprod.services.news import News
 from iceprod.services.passwords import Passwords
 from iceprod.services.pilots import PilotLimits, PilotService
 from iceprod.services.rates import Rates
@@ -42,6 +47,7 @@ from iceprod.services.scheduling import (
     Transitions,
     Waiters,
 )
+from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.services.why import Why
@@ -119,13 +125,22 @@ class _Scheduling:
     scheduler: Scheduler
     transitions: Transitions
     waiters: Waiters
+    share: FairShare
 
 
 def _make_scheduling(
-    store: Store, settings: SchedulingSettings, *, clock: Clock, catalogue: Catalogue, events: Events
+    store: Store,
+    settings: SchedulingSettings,
+    *,
+    clock: Clock,
+    catalogue: Catalogue,
+    events: Events,
+    draft: Draft,
 ) -> _Scheduling:
     tree = ShareTree(groups=settings.shares.groups, users=settings.shares.users)
     share = FairShare(clock, half_life_h=settings.share_half_life_h, tree=tree)
+    if store.sharing is not None:
+        share.keep_ledger()
     order = ClassOrder(share, clock, ageing_h=settings.ageing_h)
     ready = ReadyIndex(store.tasks, clock, on_new_class=order.invalidate)
     waiters = Waiters()
@@ -137,6 +152,7 @@ def _make_scheduling(
         share=share,
         catalogue=catalogue,
         events=events,
+        draft=draft,
     )
     scheduler = Scheduler(
         store,
@@ -146,12 +162,15 @@ def _make_scheduling(
         share=share,
         catalogue=catalogue,
         transitions=transitions,
+        draft=draft,
         lease_s=settings.lease_s,
     )
-    return _Scheduling(scheduler, transitions, waiters)
+    return _Scheduling(scheduler, transitions, waiters, share)
 
 
-def make_accounts(store: Store, settings: Settings, *, clock: Clock) -> Accounts:
+def make_accounts(
+    store: Store, settings: Settings, *, clock: Clock, events: Events | None = None
+) -> Accounts:
     """Users, tokens and sessions alone: what commands beside a running server need."""
     accounts = settings.accounts
     # One lane per hash: two are computed at a time as it is.
@@ -159,7 +178,9 @@ def make_accounts(store: Store, settings: Settings, *, clock: Clock) -> Accounts
         time_cost=accounts.hash_rounds, memory_cost=accounts.hash_memory_kib, parallelism=1
     )
     passwords = Passwords(hasher=hasher, shortest=accounts.shortest_password)
-    return Accounts(store, clock=clock, passwords=passwords, session_s=accounts.session_h * 3600)
+    return Accounts(
+        store, clock=clock, passwords=passwords, session_s=accounts.session_h * 3600, events=events
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +191,34 @@ class _Base:
     clock: Clock
     scheduling: SchedulingSettings
     events: Events
+    draft: Draft
+    duty: DutyHolder
     catalogue: Catalogue
     rates: Rates
     slots: Slots
     matching: _Scheduling
 
 
-def _make_base(store: Store, scheduling: SchedulingSettings, clock: Clock) -> _Base:
+def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clock, process_id: str) -> _Base:
     events, catalogue = Events(), Catalogue(store, clock)
-    matching = _make_scheduling(store, scheduling, clock=clock, catalogue=catalogue, events=events)
-    return _Base(store, clock, scheduling, events, catalogue, Rates(clock), Slots(), matching)
+    draft = Draft(is_alone=store.sharing is None)
+    matching = _make_scheduling(
+        store, settings.scheduling, clock=clock, catalogue=catalogue, events=events, draft=draft
+    )
+    return _Base(
+        store=store,
+        clock=clock,
+        scheduling=settings.scheduling,
+        events=events,
+        draft=draft,
+        duty=DutyHolder(
+            store.sharing, process_id=process_id, monotonic=monotonic, ttl_s=settings.server.duty_ttl_s
+        ),
+        catalogue=catalogue,
+        rates=Rates(clock),
+        slots=Slots(),
+        matching=matching,
+    )
 
 
 def _make_materialiser(base: _Base) -> Materialiser:
@@ -189,6 +228,7 @@ def _make_materialiser(base: _Base) -> Materialiser:
         catalogue=base.catalogue,
         scheduler=base.matching.scheduler,
         transitions=base.matching.transitions,
+        duty=base.duty,
         buffer_tasks=base.scheduling.buffer_tasks,
     )
 
@@ -234,6 +274,7 @@ def _make_pilots(base: _Base, *, accounts: Accounts, tasks: TaskService, watch: 
         waiters=base.matching.waiters,
         tasks=tasks,
         slots=base.slots,
+        sightings=Sightings(base.store.pilots, clock=base.clock, slots=base.slots, draft=base.draft),
         events=base.events,
         watch=watch,
         limits=limits,
@@ -263,6 +304,7 @@ def _make_controller(
         slots=base.slots,
         demand=base.matching.scheduler.demand,
         clock=base.clock,
+        is_on_duty=base.duty.is_holding,
     )
 
 
@@ -275,13 +317,32 @@ def make_services(
     grids: list[tuple[Grid, GridSettings]] | None = None,
 ) -> Services:
     """All services over an open store; nothing runs yet."""
-    base = _make_base(store, settings.scheduling, clock)
+    process_id = ids.new_id()
+    base = _make_base(store, settings, clock=clock, monotonic=monotonic, process_id=process_id)
     lease_s, catalogue, addresses = settings.scheduling.lease_s, base.catalogue, Addresses()
     watch = ClockWatch(clock, monotonic, quiet_s=lease_s)
-    accounts = make_accounts(store, settings, clock=clock)
+    accounts = make_accounts(store, settings, clock=clock, events=base.events)
     materialiser, tasks = _make_materialiser(base), _make_tasks(base, settings.failures)
     datasets = _make_datasets(base, materialiser=materialiser, tasks=tasks)
     pilots = _make_pilots(base, accounts=accounts, tasks=tasks, watch=watch)
+    reports = Reports(store, clock=clock, catalogue=catalogue, draft=base.draft)
+    controller = _make_controller(base, make_grids(settings) if grids is None else grids, pilots)
+    hearing = Hearing(
+        store=store,
+        clock=clock,
+        draft=base.draft,
+        duty=base.duty,
+        watch=watch,
+        events=base.events,
+        accounts=accounts,
+        catalogue=catalogue,
+        scheduler=base.matching.scheduler,
+        transitions=base.matching.transitions,
+        materialiser=materialiser,
+        pilots=pilots,
+        reports=reports,
+        grids=controller,
+    )
     tree = FileTree(settings.files_path, keep_free_bytes=settings.files.keep_free_bytes)
     services = Services(
         accounts=accounts,
@@ -302,13 +363,16 @@ def make_services(
         materialiser=materialiser,
         waiters=base.matching.waiters,
         why=_make_why(base, datasets=datasets, tasks=tasks),
-        reports=Reports(store, clock=clock, catalogue=catalogue),
+        reports=reports,
         files=FileService(store, tree, catalogue=catalogue, max_bytes=settings.files.max_bytes),
         events=base.events,
         slots=base.slots,
-        grids=_make_controller(base, make_grids(settings) if grids is None else grids, pilots),
-        leases=LeaseWatch(store, clock=clock, watch=watch, tasks=tasks),
+        grids=controller,
+        leases=LeaseWatch(store, clock=clock, watch=watch, tasks=tasks, duty=base.duty),
         audit=CounterAudit(store),
+        duty=base.duty,
+        news=News(store.sharing, base.draft, base.matching.share, process_id=process_id, monotonic=monotonic),
+        hearing=hearing,
         addresses=addresses,
     )
     _connect(services)
@@ -324,3 +388,4 @@ def _connect(services: Services) -> None:
 
     services.events.listen(make_more_jobs)
     services.events.listen(services.grids.on_event)
+    services.events.listen(services.hearing.draft.happened)

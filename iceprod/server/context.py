@@ -11,13 +11,16 @@ from iceprod.services.accounts import Accounts
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
 from iceprod.services.datasets import DatasetService
+from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Events
 from iceprod.services.files import FileService
 from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
+from iceprod.services.hearing import Hearing
 from iceprod.services.housekeeping import CounterAudit, LeaseWatch
 from iceprod.services.logs import LogService
 from iceprod.services.materialise import Materialiser
+from iceprod.services.news import News
 from iceprod.services.pilots import PilotService
 from iceprod.services.reports import Reports
 from iceprod.services.scheduling import Scheduler, Waiters
@@ -67,6 +70,9 @@ class Services:
     grids: GridController
     leases: LeaseWatch
     audit: CounterAudit
+    duty: DutyHolder
+    news: News
+    hearing: Hearing
     addresses: Addresses
 
 

@@ -44,13 +44,20 @@ class Supervisor:
     """Runs duties and loops, each in a task of its own, until it is stopped.
 
     What raises is logged once and tried again later; one that fails holds up no other.
+    How they do is written to ``records``, which several may share.
     """
 
-    def __init__(self, clock: Clock, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        records: dict[str, DutyRecord] | None = None,
+    ) -> None:
         self._clock = clock
         self._sleep = sleep
         self._tasks: set[asyncio.Task[None]] = set()
-        self.records: dict[str, DutyRecord] = {}
+        self.records: dict[str, DutyRecord] = {} if records is None else records
 
     def start_duty(self, duty: Duty) -> None:
         """Do ``duty`` again and again."""

@@ -36,11 +36,12 @@ from iceprod.server.assembly import make_services, make_store, rpc_limits
 from iceprod.server.context import ProcessContext, Services
 from iceprod.server.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
 from iceprod.server.draining import Doors, GeneralPort, Leave
-from iceprod.server.duties import Duty, Supervisor
+from iceprod.server.duties import Supervisor
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits
 from iceprod.server.live import LiveProgress
 from iceprod.server.metrics import Metrics
+from iceprod.server.shift import Shift
 from iceprod.server.views import progress_json
 from iceprod.services import authorization
 from iceprod.store.base import Store
@@ -50,22 +51,6 @@ logger = structlog.get_logger(__name__)
 _MAX_HEAD = 32 * 1024
 _IDLE_S = 120.0
 _BODY_S = 120.0
-
-
-def duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
-    """What is done now and then, and how often."""
-    clock = clocks.now
-    return (
-        Duty("expire leases", min(5.0, settings.scheduling.lease_s / 4), services.leases.expire),
-        Duty("release due tasks", 1.0, services.tasks.release_due),
-        Duty("end silent pilots", 15.0, services.pilots.end_silent),
-        Duty("save pilots", 10.0, services.pilots.save_seen),
-        Duty("save usage", 30.0, services.scheduler.save_usage),
-        Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
-        Duty("audit counters", 10.0, services.audit.step),
-        Duty("sample reports", 60.0, services.reports.sample),
-        Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
-    )
 
 
 def make_context(store: Store, settings: Settings, *, services: Services | None = None) -> ProcessContext:
@@ -159,22 +144,15 @@ class Server:
         await _open_services(services, settings)
         stack.callback(services.accounts.close)
         stack.callback(services.files.close)
-        stack.push_async_callback(_save, services)
-        stack.push_async_callback(services.grids.close)
+        shift = Shift(services, store, settings, supervisor=context.supervisor)
+        stack.push_async_callback(shift.end)
         stack.push_async_callback(context.supervisor.stop)
         await self._listen(context)
         if not self._is_worker:
             stack.enter_context(told(settings.data_dir / PORTS_FILE, self.ports))
         services.grids.url = services.addresses.rpc_url
-        self._start_work(context)
-
-    def _start_work(self, context: ProcessContext) -> None:
-        services, supervisor = context.services, context.supervisor
-        supervisor.start_loop("make jobs", services.materialiser.run)
-        supervisor.start_loop("grids", services.grids.run)
-        supervisor.start_loop("measure the loop", context.metrics.sample_loop)
-        for duty in duties(services, context.store, self.settings):
-            supervisor.start_duty(duty)
+        context.supervisor.start_loop("measure the loop", context.metrics.sample_loop)
+        await shift.begin()
 
     async def _listen(self, context: ProcessContext) -> None:
         settings = self.settings.server
@@ -215,18 +193,13 @@ class Server:
 async def _open_services(services: Services, settings: Settings) -> None:
     await services.accounts.open()
     await services.files.open()
+    await services.news.open(services.hearing)  # before anything is read that news may be about
     await services.scheduler.load()
     await services.pilots.load()
     password = await services.accounts.create_first_admin()
     if password is not None:
         write_private(settings.data_dir / ADMIN_FILE, f"name: admin\npassword: {password}\n")
         logger.info("first administrator created", file=str(settings.data_dir / ADMIN_FILE))
-
-
-async def _save(services: Services) -> None:
-    """Write down what would otherwise be lost with the memory of this process."""
-    await services.scheduler.save_usage()
-    await services.pilots.save_seen()
 
 
 def _announce(settings: Settings, services: Services, ready_file: Path | None) -> None:

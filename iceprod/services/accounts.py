@@ -21,6 +21,7 @@ from iceprod.model.paging import Page, Slice
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.user import Token, User
 from iceprod.services import authorization, task_tokens
+from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.passwords import Passwords
 from iceprod.services.task_tokens import TaskTokens
 from iceprod.services.throttle import Throttle
@@ -55,12 +56,19 @@ class Accounts:
     """Users, sessions, tokens, and who is calling."""
 
     def __init__(
-        self, store: Store, *, clock: Clock, passwords: Passwords, session_s: float = 7 * 86400.0
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        passwords: Passwords,
+        session_s: float = 7 * 86400.0,
+        events: Events | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._passwords = passwords
         self._session_s = session_s
+        self._events = events
         self._throttle = Throttle(clock)
         # Many people may share an address; a name at an address is one of them.
         self._addresses = Throttle(clock, free=50)
@@ -82,8 +90,8 @@ class Accounts:
     def authenticate(self, credential: str) -> Principal | Awaitable[Principal]:
         """Who calls with ``credential``; a plain value, not an awaitable, where it is known already.
 
-        A token that was revoked here is refused at once, one revoked by another process
-        within ten seconds.
+        A token that was revoked here is refused at once, one revoked by another process when
+        its news arrive, and in any case within ten seconds.
 
         Raises (or the awaitable does):
             NotAuthenticated: the credential is unknown, has expired, or its user is disabled.
@@ -132,6 +140,17 @@ class Accounts:
         return principal_of(user)
 
     def _forget(self, subject: str) -> None:
+        """Have every process ask the store again for the credentials of ``subject``."""
+        self.forget(subject)
+        if self._events is not None:
+            self._events.publish(Event(EventKind.CREDENTIALS_REVOKED, subject))
+
+    def forget_all(self) -> None:
+        """Ask the store again for every credential."""
+        self._generation += 1
+        self._cache.clear()
+
+    def forget(self, subject: str) -> None:
         """Ask the store again for every credential of ``subject``; others stay at hand."""
         self._generation += 1
         for credential in [key for key, (known, _) in self._cache.items() if known.id == subject]:
@@ -170,9 +189,11 @@ class Accounts:
 
     async def sign_out(self, session: str) -> None:
         """End a session; one that is no more is no error."""
-        await self._store.accounts.drop_tokens([ids.digest(session)])
-        self._generation += 1
-        self._cache.pop(session, None)
+        digest = ids.digest(session)
+        token = await self._store.accounts.token(digest)
+        await self._store.accounts.drop_tokens([digest])
+        if token is not None:
+            self._forget(token.subject)
 
     # Tokens
 
@@ -318,6 +339,8 @@ class Accounts:
         await self._store.accounts.put_user(user)
         if disabled:
             await self._drop_all(PrincipalKind.USER, name)
+        else:
+            self._forget(name)  # its certificates count again
         await self._audit(principal.id, "user.disable", name, disabled=disabled)
         return user
 

@@ -45,7 +45,7 @@ class PilotBook(Protocol):
     async def submitted(self, pilot_id: str, grid_job_id: str) -> None:
         """Record what the grid calls it."""
 
-    async def gone(self, pilot_id: str, reason: str) -> None:
+    async def gone(self, pilot_id: str, reason: str) -> object:
         """Record its end, and give its tasks to others."""
 
 
@@ -210,8 +210,15 @@ class GridKeeper:
         return len(self._jobs)
 
     async def close(self) -> None:
-        """Let go of the grid; its pilots carry on."""
+        """Let go of the grid, whose pilots carry on, until it is refreshed again."""
         await self._grid.close()
+        self._is_open = False
+        self._jobs.clear()
+        self._listed_at = self._refreshed_at = -math.inf
+
+    def counts(self, pilot: Pilot) -> bool:
+        """Whether the pilot takes a place of what this process sees of the grid."""
+        return not self._grid.is_machine_bound or pilot.pilot_id in self._jobs
 
     async def _submit(self, spec: GridSpec) -> None:
         job_id = await self._grid.submit(spec)
@@ -246,9 +253,12 @@ class GridKeeper:
 
     async def _adopt(self, own: Mapping[str, Pilot], *, now: float) -> None:
         """Take over the jobs that an earlier process submitted, whether it recorded them or not."""
-        for pilot in own.values():
-            if pilot.grid_job_id:
-                self._jobs.setdefault(pilot.pilot_id, _Tracked(GridJobId(pilot.grid_job_id)))
+        recorded = {p: GridJobId(own[p].grid_job_id) for p in own.keys() - self._jobs if own[p].grid_job_id}
+        if recorded and self._grid.is_machine_bound:
+            # What is not known here may run on another machine, under a former holder of the duties.
+            known = await self._grid.poll(list(recorded.values()))
+            recorded = {pilot_id: job_id for pilot_id, job_id in recorded.items() if job_id in known}
+        self._jobs |= {pilot_id: _Tracked(job_id) for pilot_id, job_id in recorded.items()}
         if now - self._listed_at < LIST_S:
             return
         for job_id, pilot_id in (await self._grid.jobs()).items():

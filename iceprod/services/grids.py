@@ -52,8 +52,11 @@ class GridController:
         demand: Callable[[], Sequence[Demand]],
         clock: Clock,
         url: str = "",
+        is_on_duty: Callable[[], bool] = lambda: True,
     ) -> None:
         self.url = url
+        self._is_on_duty = is_on_duty
+        self._heard: list[GridStatus] | None = None
         self._slots = slots
         self._demand = demand
         self._clock = clock
@@ -76,11 +79,20 @@ class GridController:
             self.wake()
 
     def status(self) -> list[GridStatus]:
-        """How every grid is."""
+        """How every grid is, as the process sees it that takes care of them."""
+        if self._heard is not None:
+            return self._heard
         return [keeper.status() for keeper in self._keepers]
 
+    def cared_for_elsewhere(self, statuses: list[GridStatus]) -> None:
+        """Another process takes care of the grids, which are so."""
+        if not self._is_on_duty():
+            self._heard = statuses
+            self._set_slots()
+
     async def run(self) -> None:
-        """Take steps until cancelled."""
+        """Take steps until cancelled; a duty."""
+        self._heard = None
         while True:
             self._woken.clear()
             try:
@@ -104,6 +116,8 @@ class GridController:
             # Not on the loop: with hundreds of kinds of work it takes a tenth of a second.
             for start in await asyncio.to_thread(plan, self._demand(), self._pilots(), views, now=now):
                 wanted.setdefault(start.grid, []).append(start.offer)
+            if not self._is_on_duty():  # it was taken over meanwhile
+                return
             await self._each(
                 {
                     keeper: keeper.submit(wanted[keeper.settings.name], url=self.url, now=now)
@@ -126,7 +140,7 @@ class GridController:
         return left
 
     async def close(self) -> None:
-        """Stop what is under way and let go of the grids; the pilots carry on."""
+        """Stop what is under way and let go of the grids, until `run` again; the pilots carry on."""
         tasks = list(self._busy.values())
         for task in tasks:
             task.cancel()
@@ -142,8 +156,11 @@ class GridController:
             if keeper.settings.name not in self._busy and keeper.is_due(now)
         }
         await self._each(due)
+        self._set_slots()
+
+    def _set_slots(self) -> None:
         self._slots.set_grids(
-            [GridSlot(k.settings.name, k.description.largest) for k in self._keepers if k.description]
+            [GridSlot(s.name, s.description.largest) for s in self.status() if s.description]
         )
 
     def _views(self, now: float) -> list[GridView]:
@@ -153,13 +170,17 @@ class GridController:
     def _pilots(self) -> list[Pilot]:
         """The live pilots as a plan should see them.
 
-        One that an administrator starts by hand serves work once it runs, but takes no
-        place on a grid; before, nobody knows whether it will ever come.
+        One that an administrator starts by hand, or that runs on a machine that had the
+        duties before, serves work once it runs, but takes no place on a grid; before, nobody
+        knows whether it will ever come.
         """
         submitting = {pilot_id for keeper in self._keepers for pilot_id in keeper.submitting}
+        keepers = {keeper.settings.name: keeper for keeper in self._keepers}
         found = []
         for pilot in self._slots.pilots.values():
-            if pilot.grid_job_id or pilot.pilot_id in submitting:
+            keeper = keepers.get(pilot.grid)
+            is_elsewhere = keeper is not None and not keeper.counts(pilot)
+            if pilot.pilot_id in submitting or (pilot.grid_job_id and not is_elsewhere):
                 found.append(pilot)
             elif pilot.status is not PilotStatus.QUEUED:
                 found.append(replace(pilot, grid=""))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import structlog
 
 from iceprod.clock import Clock
+from iceprod.errors import StoreUnavailable
 from iceprod.model.dataset import Dataset
 from iceprod.services.clockwatch import ClockWatch
+from iceprod.services.duty import DutyHolder
 from iceprod.services.tasks import TaskService
 from iceprod.store.base import Store
 
@@ -22,12 +24,15 @@ logger = structlog.get_logger(__name__)
 class LeaseWatch:
     """Takes tasks back from pilots that let their lease run out.
 
-    After a jump of the clock, and after a start, nothing expires for the length of a lease,
-    in which live pilots renew theirs.
+    After a start, an outage of the store and a jump of the clock nothing expires for the
+    length of a lease, in which live pilots renew theirs.
     """
 
-    def __init__(self, store: Store, *, clock: Clock, watch: ClockWatch, tasks: TaskService) -> None:
+    def __init__(
+        self, store: Store, *, clock: Clock, watch: ClockWatch, tasks: TaskService, duty: DutyHolder
+    ) -> None:
         self._store = store
+        self._duty = duty
         self._clock = clock
         self._watch = watch
         self._tasks = tasks
@@ -36,8 +41,13 @@ class LeaseWatch:
         """Evict tasks whose lease has run out; how many."""
         if not self._watch.is_settled():
             return 0
-        expired = await self._store.tasks.expired(self._clock(), MAX_EXPIRED)
-        if not expired:
+        try:
+            expired = await self._store.tasks.expired(self._clock(), MAX_EXPIRED)
+        except StoreUnavailable:
+            self._watch.unsettle()  # in which nobody can renew a lease either
+            raise
+        # A process that was stopped in between may have missed that they were renewed.
+        if not expired or not self._duty.is_holding():
             return 0
         return await self._tasks.evict([(t.task_id, t.lease_id) for t in expired], "lease ran out")
 

@@ -23,6 +23,7 @@ from iceprod.model.requirements import RequirementsPlan
 from iceprod.model.resources import Requirements
 from iceprod.model.task import task_id
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.duty import DutyHolder
 from iceprod.services.scheduling import Scheduler, Transitions
 from iceprod.store.base import AuditEntry, DatasetPatch, Store, TaskClass
 
@@ -45,6 +46,7 @@ class Materialiser:
         catalogue: Catalogue,
         scheduler: Scheduler,
         transitions: Transitions,
+        duty: DutyHolder,
         buffer_tasks: int,
     ) -> None:
         self._store = store
@@ -52,6 +54,7 @@ class Materialiser:
         self._catalogue = catalogue
         self._scheduler = scheduler
         self._transitions = transitions
+        self._duty = duty
         self._buffer_tasks = buffer_tasks
         self._unmade: set[str] = set()
         self._wanted = asyncio.Event()
@@ -67,7 +70,8 @@ class Materialiser:
             self._wanted.set()
 
     async def run(self) -> None:
-        """Fill buffers for ever, whenever there is a reason to look."""
+        """Fill buffers for ever, whenever there is a reason to look; a duty."""
+        self._unmade.clear()
         for dataset in await self._store.datasets.active():
             self.wake(dataset.dataset_id)
         while True:
@@ -91,11 +95,14 @@ class Materialiser:
             await self._give_up(dataset_id, str(exc))
 
     async def _give_up(self, dataset_id: str, reason: str) -> None:
+        if not self._duty.is_holding():
+            return
         now = self._clock()
-        dataset = await self._store.datasets.update(dataset_id, DatasetPatch(suspended=True), now=now)
+        # Whoever sees that it is suspended shall find the reason.
         await self._store.audit.add(
             AuditEntry(now, "site", "dataset.suspend", dataset_id, {"reason": reason})
         )
+        dataset = await self._store.datasets.update(dataset_id, DatasetPatch(suspended=True), now=now)
         if dataset is not None:
             self._scheduler.dataset_changed(dataset)
 

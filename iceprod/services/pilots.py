@@ -15,7 +15,7 @@ from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, NotFoundError
 from iceprod.model.failures import Failure
 from iceprod.model.paging import Page, Slice
-from iceprod.model.pilot import Pilot, PilotStatus
+from iceprod.model.pilot import Pilot, PilotPatch, PilotStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Offer, Resources
 from iceprod.model.task import Task
@@ -26,6 +26,7 @@ from iceprod.services.catalogue import Catalogue
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.scheduling import Claimed, Scheduler, Waiters
+from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import Report, TaskService
 from iceprod.store.base import Store
@@ -33,8 +34,6 @@ from iceprod.store.base import Store
 BAD_LUCK = 5
 """Attempts that a pilot may fail in a row, each within `QUICK_S`, before it is drained."""
 QUICK_S = 60.0
-FRESH_S = 1.0
-"""How exactly it is kept when a pilot was last heard of."""
 IDLE_BACKOFF_S = 20.0
 """How long a pilot is told to wait when nothing fits it, give or take a half."""
 
@@ -81,6 +80,7 @@ class PilotService:
         waiters: Waiters,
         tasks: TaskService,
         slots: Slots,
+        sightings: Sightings,
         events: Events,
         watch: ClockWatch,
         limits: PilotLimits,
@@ -93,61 +93,81 @@ class PilotService:
         self._waiters = waiters
         self._tasks = tasks
         self._slots = slots
+        self._sightings = sightings
         self._events = events
         self._watch = watch
         self.limits = limits
-        self._tallies: dict[str, _Tally] = {}
-        self._unsaved: set[str] = set()
 
     async def load(self) -> None:
-        """Take over the pilots that an earlier process knew; called once at start."""
+        """Take over the pilots that the store knows: at the start, and when news were missed."""
         alive = frozenset(PilotStatus) - {PilotStatus.ENDED}
+        before, found_ids = set(self._slots.pilots), set()
         cursor: str | None = None
         while True:
             found = await self._store.pilots.select(alive, Page(limit=500, cursor=cursor))
-            self._slots.load(found.items)
+            for pilot in found.items:
+                self._slots.refresh(pilot)
+                found_ids.add(pilot.pilot_id)
             cursor = found.next
             if cursor is None:
-                return
+                break
+        for pilot_id in before - found_ids:
+            await self.changed_elsewhere(pilot_id)
+
+    async def changed_elsewhere(self, pilot_id: str) -> None:
+        """Another process has changed a pilot: one that gets no more tasks waits for none."""
+        pilot = await self._store.pilots.get(pilot_id)
+        if pilot is not None:
+            self._noted(self._slots.refresh(pilot))
+
+    async def seen_elsewhere(self, patch: PilotPatch) -> None:
+        """Another process has heard of a pilot."""
+        pilot = self._slots.pilots.get(patch.pilot_id)
+        if pilot is None:
+            await self.changed_elsewhere(patch.pilot_id)
+        else:
+            self._noted(self._slots.refresh(patch.applied_to(pilot)))
+
+    def _noted(self, pilot: Pilot) -> None:
+        if pilot.status in (PilotStatus.DRAINING, PilotStatus.ENDED):
+            self._waiters.send_away(pilot.pilot_id)
 
     async def create(self, *, grid: str, offer: Offer) -> tuple[str, str]:
         """A new pilot that is about to be started: its id and its secret."""
         now = self._clock()
         pilot = Pilot(ids.new_id(), PilotStatus.QUEUED, now, now, grid=grid, offer=offer)
-        await self._keep(pilot)
+        self._slots.put(pilot)
+        await self._store.pilots.put([pilot])
+        self._events.publish(Event(EventKind.PILOT_CHANGED, pilot.pilot_id))
         secret = await self._accounts.issue_pilot_token(pilot.pilot_id)
         return pilot.pilot_id, secret
 
     async def submitted(self, pilot_id: str, grid_job_id: str) -> None:
         """The grid has taken the pilot under that name."""
-        await self._keep(replace(await self._pilot(pilot_id), grid_job_id=grid_job_id))
+        await self._patch(PilotPatch(pilot_id, grid_job_id=grid_job_id))
 
     async def register(
         self, principal: Principal, *, hostname: str, version: str, grid: str, offer: Offer
     ) -> Pilot:
         """A pilot says hello, or hello again."""
         check(principal, "pilot.register")
-        known = await self._pilot(principal.id)
-        status = known.status if known.status is PilotStatus.DRAINING else PilotStatus.RUNNING
-        pilot = replace(
-            known,
-            status=status,
+        patch = PilotPatch(
+            principal.id,
+            status=PilotStatus.RUNNING,
             seen_at=self._clock(),
             hostname=hostname,
             version=version,
-            grid=grid or known.grid,
+            grid=grid,
             offer=offer,
-            reason=known.reason if status is PilotStatus.DRAINING else "",
         )
-        await self._keep(pilot)
-        return pilot
+        return _not_ended(await self._patch(patch))
 
     async def heard_of(self, principal: Principal, *, hostname: str, offer: Offer) -> None:
         """A pilot that does not register makes itself known by its first claim."""
         pilot = await self._pilot(principal.id)
         if pilot.status is PilotStatus.QUEUED or not pilot.hostname:
             _not_ended(pilot)
-            self._touch(principal.id, hostname=hostname, offer=offer)
+            self._sightings.touch(principal.id, hostname=hostname, offer=offer)
 
     async def claim(
         self,
@@ -172,10 +192,10 @@ class PilotService:
         while True:
             pilot = _not_ended(await self._pilot(principal.id))
             if pilot.status is PilotStatus.DRAINING:
-                self._touch(principal.id)
+                self._sightings.touch(principal.id)
                 return Claims((), retry_after_s=IDLE_BACKOFF_S, drain=True)
             claimed = await self._scheduler.claim(principal.id, offer, max_tasks=max_tasks)
-            self._touch(principal.id, offer=offer, claimed=_in_use(pilot, offer, claimed))
+            self._sightings.touch(principal.id, offer=offer, claimed=_in_use(pilot, offer, claimed))
             if claimed:
                 return Claims(tuple(claimed))
             left = deadline - loop.time()
@@ -188,7 +208,7 @@ class PilotService:
     ) -> Pulse:
         """Renew the leases of tasks, given as (task id, lease id); tell which are lost."""
         pilot = _not_ended(await self._pilot(principal.id))
-        self._touch(principal.id, claimed=claimed)
+        self._sightings.touch(principal.id, claimed=claimed)
         until = self._clock() + self._scheduler.lease_s
         kept = await self._store.tasks.renew(leases, until=until) if leases else []
         lost = tuple(task_id for (task_id, _), ok in zip(leases, kept, strict=True) if not ok)
@@ -213,16 +233,9 @@ class PilotService:
 
     async def _score(self, pilot_id: str, *, ok: bool, walltime_s: float) -> None:
         """Keep score; a pilot on which everything fails at once gets no more tasks."""
-        tally = self._tallies.setdefault(pilot_id, _Tally())
-        if ok:
-            tally.finished += 1
-        else:
-            tally.failed += 1
-        if ok or walltime_s >= QUICK_S:
-            tally.bad_luck = 0
-            return
-        tally.bad_luck += 1
-        if tally.bad_luck >= BAD_LUCK:
+        is_bad_luck = not ok and walltime_s < QUICK_S
+        in_a_row = self._sightings.count(pilot_id, ok=ok, is_bad_luck=is_bad_luck)
+        if in_a_row >= BAD_LUCK:
             await self.drain(pilot_id, f"{BAD_LUCK} attempts in a row failed within {QUICK_S:g} s")
 
     async def drain(self, pilot_id: str, reason: str) -> None:
@@ -230,8 +243,7 @@ class PilotService:
         pilot = await self._pilot(pilot_id)
         if pilot.status is not PilotStatus.ENDED:
             logger.warning("pilot drained", pilot_id=pilot_id, hostname=pilot.hostname, reason=reason)
-            await self._keep(replace(pilot, status=PilotStatus.DRAINING, reason=reason))
-            self._waiters.send_away(pilot_id)
+            await self._patch(PilotPatch(pilot_id, status=PilotStatus.DRAINING, reason=reason))
 
     async def end(self, principal: Principal, pilot_id: str) -> None:
         """Have a pilot finish what it has and go."""
@@ -243,16 +255,24 @@ class PilotService:
         check(principal, "pilot.bye")
         await self.gone(principal.id, "said good-bye")
 
-    async def gone(self, pilot_id: str, reason: str) -> None:
-        """A pilot has ended, by whatever means: its tasks go to others at once."""
+    async def gone(self, pilot_id: str, reason: str, *, unless_seen_after: float | None = None) -> bool:
+        """A pilot has ended, by whatever means: its tasks go to others at once.
+
+        False, and nothing done, if it was seen after ``unless_seen_after``, by any process.
+        """
+        patch = PilotPatch(
+            pilot_id, status=PilotStatus.ENDED, reason=reason, unless_seen_after=unless_seen_after
+        )
+        if unless_seen_after is None:
+            patch = self._sightings.last_words(patch)
+        # First of all it gets nothing more; should this process end here, its leases run out.
+        if (await self._patch(patch)).status is not PilotStatus.ENDED:
+            return False
         held = await self._store.tasks.held_by(pilot_id)
         if held:
             await self._tasks.evict([(t.task_id, t.lease_id) for t in held], f"pilot gone: {reason}")
-        pilot = await self._pilot(pilot_id)
-        pilot = self._tallies.pop(pilot_id, _Tally()).added_to(pilot)
-        if pilot.status is not PilotStatus.ENDED:
-            await self._keep(replace(pilot, status=PilotStatus.ENDED, reason=pilot.reason or reason))
         await self._accounts.revoke_pilot_tokens(pilot_id)
+        return True
 
     async def get(self, principal: Principal, pilot_id: str) -> Pilot:
         """One pilot."""
@@ -269,19 +289,16 @@ class PilotService:
         return await self._store.pilots.select(statuses, page)
 
     async def save_seen(self) -> None:
-        """Write down what heartbeats and claims have told; a duty."""
-        for pilot_id, tally in self._tallies.items():
-            pilot = self._slots.pilots.get(pilot_id)
-            if pilot is not None and (tally.finished or tally.failed):
-                self._slots.put(tally.added_to(pilot))
-                self._unsaved.add(pilot_id)
-        pilots = [self._slots.pilots[p] for p in self._unsaved if p in self._slots.pilots]
-        self._unsaved.clear()
-        if pilots:
-            await self._store.pilots.put(pilots)
+        """Write down what heartbeats and claims have told to this process."""
+        for pilot in await self._sightings.save():
+            self._noted(pilot)
+
+    async def tell_seen(self) -> None:
+        """Tell other processes what is different about pilots."""
+        self._sightings.tell()
 
     async def end_silent(self) -> int:
-        """Give up pilots that have not been heard of for long; a duty."""
+        """Give up pilots that no process has heard of for long; a duty."""
         if not self._watch.is_settled():
             return 0
         before = self._clock() - self.limits.silence_s
@@ -290,9 +307,8 @@ class PilotService:
             for pilot in self._slots.pilots.values()
             if pilot.seen_at < before and pilot.status is not PilotStatus.QUEUED
         ]
-        for pilot_id in silent:
-            await self.gone(pilot_id, f"not heard of for {self.limits.silence_s:g} s")
-        return len(silent)
+        reason = f"not heard of for {self.limits.silence_s:g} s"
+        return sum([await self.gone(pilot_id, reason, unless_seen_after=before) for pilot_id in silent])
 
     async def config(self, principal: Principal, dataset_id: str, version: int) -> dict[str, Any]:
         """The configuration that a claimed task runs by."""
@@ -308,39 +324,8 @@ class PilotService:
         for task in held:
             if task.lease_id not in known:
                 dataset = await self._catalogue.get(task.dataset_id)
-                again.append(Claimed(task, dataset, self._scheduler.requirements_of(task)))
+                again.append(Claimed(task, dataset, await self._scheduler.requirements_of(task)))
         return again
-
-    def _touch(
-        self,
-        pilot_id: str,
-        *,
-        hostname: str = "",
-        offer: Offer | None = None,
-        claimed: Resources | None = None,
-    ) -> None:
-        """Note in memory that a pilot was heard of; a claim proves that it runs."""
-        pilot = self._slots.pilots.get(pilot_id)
-        if pilot is None:
-            return
-        now = self._clock()
-        is_new = pilot.status is PilotStatus.QUEUED
-        says_nothing_new = not (is_new or hostname or (claimed and claimed != pilot.claimed))
-        if says_nothing_new and 0 <= now - pilot.seen_at < FRESH_S:
-            return
-        tally = self._tallies.get(pilot_id)
-        if tally is not None:
-            pilot = tally.added_to(pilot)
-        pilot = replace(
-            pilot,
-            seen_at=now,
-            status=PilotStatus.RUNNING if is_new else pilot.status,
-            hostname=hostname or pilot.hostname,
-            offer=offer if is_new and offer else pilot.offer,
-            claimed=claimed or pilot.claimed,
-        )
-        self._slots.put(pilot)
-        self._unsaved.add(pilot_id)
 
     async def _pilot(self, pilot_id: str) -> Pilot:
         pilot = self._slots.pilots.get(pilot_id)
@@ -351,27 +336,23 @@ class PilotService:
             self._slots.put(pilot)
         return pilot
 
-    async def _keep(self, pilot: Pilot) -> None:
-        # Memory first: whoever changes the pilot while the store writes starts from this.
-        self._slots.put(pilot)
-        await self._store.pilots.put([pilot])
+    async def _patch(self, patch: PilotPatch) -> Pilot:
+        """Change a pilot in the store and here, and tell everybody.
+
+        Raises:
+            NotFoundError: there is no such pilot.
+        """
+        known = self._slots.pilots.get(patch.pilot_id)
+        if known is not None and patch.unless_seen_after is None:
+            # Memory first: whoever asks while the store writes hears of it.
+            counted_later = replace(patch, finished=0, failed=0)
+            self._slots.put(counted_later.applied_to(known))
+        (pilot,) = await self._store.pilots.update([patch])
+        if pilot is None:
+            raise NotFoundError("pilot", patch.pilot_id)
+        pilot = self._slots.refresh(pilot)
+        self._noted(pilot)
         self._events.publish(Event(EventKind.PILOT_CHANGED, pilot.pilot_id))
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Attempts that have ended since the pilot was last touched, and bad ones in a row."""
-
-    finished: int = 0
-    failed: int = 0
-    bad_luck: int = 0
-
-    def added_to(self, pilot: Pilot) -> Pilot:
-        """The pilot with what was counted, which is not counted again."""
-        if not self.finished and not self.failed:
-            return pilot
-        pilot = replace(pilot, finished=pilot.finished + self.finished, failed=pilot.failed + self.failed)
-        self.finished = self.failed = 0
         return pilot
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from iceprod import ids
 from iceprod.clock import Clock
@@ -22,6 +24,7 @@ from iceprod.model.paging import MAX_PAGE, Page
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Attempt, Outcome, Task
 from iceprod.services.authorization import check
+from iceprod.services.bulletin import Draft, Sample
 from iceprod.services.catalogue import Catalogue
 from iceprod.store.base import DatasetFilter, Store, TaskFilter
 
@@ -37,25 +40,26 @@ _SAMPLES: Final = 200
 """Attempts per kind of task from which a mean use is taken."""
 _HISTORY: Final = 2 * 24 * 60
 _SITE_ID: Final = "site.id"
+_GRAPHS: Final = "reports.graphs"
 _PASSING: Final = frozenset({TaskStatus.IDLE, TaskStatus.WAITING, TaskStatus.COMPLETE})
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A point of a graph: counts by name at an instant (seconds since the epoch)."""
+class _Kept:
+    """What the next process needs of the graphs: points, and tasks done by dataset at the last."""
 
-    name: str
-    value: dict[str, int]
-    at: float
+    history: list[Sample]
+    done: dict[str, int]
 
 
 class Reports:
     """Figures about the datasets that a caller may see; for strangers, the public ones."""
 
-    def __init__(self, store: Store, *, clock: Clock, catalogue: Catalogue) -> None:
+    def __init__(self, store: Store, *, clock: Clock, catalogue: Catalogue, draft: Draft) -> None:
         self._store = store
         self._clock = clock
         self._catalogue = catalogue
+        self._draft = draft
         self._history: deque[Sample] = deque(maxlen=2 * _HISTORY)
         self._done: dict[str, int] | None = None  # by dataset, at the last sample
 
@@ -63,7 +67,19 @@ class Reports:
         """The name that this site has given itself at its first start."""
         return await self._store.values.put_new(_SITE_ID, ids.new_id())
 
-    async def sample(self) -> None:
+    async def load(self) -> None:
+        """Take over the graphs as the holder of the duties kept them last."""
+        kept = await self._store.values.get(_GRAPHS)
+        if kept is not None:
+            found = msgspec.json.decode(kept, type=_Kept)
+            self._history = deque(found.history, maxlen=2 * _HISTORY)
+            self._done = found.done
+
+    def sampled_elsewhere(self, points: Iterable[Sample]) -> None:
+        """The holder of the duties has added points."""
+        self._history.extend(points)
+
+    async def sample(self, *, fence: int = 0) -> None:
         """Note how many tasks are under way and how many were completed since; a duty, each minute.
 
         Everybody may look at the graphs, so only public datasets are counted.
@@ -77,10 +93,14 @@ class Reports:
                 _add(counts, tasks)
         now = self._clock()
         under_way = {str(status): n for status, n in counts.items() if status not in _PASSING}
-        self._history.append(Sample("active_tasks", under_way, now))
         completions = {"completions": await self._completed_since(done)}
-        self._history.append(Sample("completed_tasks", completions, now))
-        self._done = done
+        points = [Sample("active_tasks", under_way, now), Sample("completed_tasks", completions, now)]
+        kept = _Kept([*self._history, *points][-2 * _HISTORY :], done)
+        document = msgspec.json.encode(kept).decode()
+        if await self._store.values.put(_GRAPHS, document, fence=fence):
+            self._history.extend(points)
+            self._done = done
+            self._draft.sampled(points)
 
     async def _completed_since(self, done: dict[str, int]) -> int:
         """Tasks completed since the last sample, also in datasets that are not active any more."""
@@ -92,7 +112,7 @@ class Reports:
         return sum(max(0, n - before.get(name, 0)) for name, n in (done | ended).items())
 
     def graphs(self, principal: Principal, *, minutes: float) -> list[Sample]:
-        """The samples of the last ``minutes``, oldest first, as far back as this process goes."""
+        """The samples of the last ``minutes``, oldest first."""
         check(principal, "report.read")
         start = self._clock() - 60 * minutes
         return [sample for sample in self._history if sample.at >= start]

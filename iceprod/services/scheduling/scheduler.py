@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iceprod import ids
@@ -14,6 +14,7 @@ from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.resources import Offer, Requirements
 from iceprod.model.task import Lease, Move, Task
 from iceprod.model.values import value
+from iceprod.services.bulletin import Charge, Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.scheduling.order import ClassOrder, FairShare, Ranked
 from iceprod.services.scheduling.ready import ReadyClass, ReadyIndex
@@ -64,6 +65,7 @@ class Scheduler:
         share: FairShare,
         catalogue: Catalogue,
         transitions: Transitions,
+        draft: Draft,
         lease_s: float,
     ) -> None:
         self._store = store
@@ -73,6 +75,7 @@ class Scheduler:
         self._share = share
         self._catalogue = catalogue
         self._transitions = transitions
+        self._draft = draft
         self.lease_s = lease_s
 
     async def load(self) -> None:
@@ -81,16 +84,47 @@ class Scheduler:
             self._catalogue.put(dataset)
         self._ready.learn(await self._store.datasets.classes())
         self._ready.load(await self._store.tasks.ready_counts())
+        await self._load_usage()
+
+    async def reload(self) -> None:
+        """Take everything from the store again, because something was missed."""
+        for dataset in await self._store.datasets.active():
+            self._catalogue.put(dataset)
+        self._ready.learn(await self._store.datasets.classes())
+        self._ready.reload(await self._store.tasks.ready_counts())
+        self._order.invalidate()
+        self._transitions.wake(self._counts())
+
+    async def _load_usage(self) -> None:
         saved = await self._store.values.get(_USAGE)
         if saved is not None:
             document = json.loads(saved)
             usage = {(group, user): hours for group, user, hours in document["usage"]}
             self._share.restore(usage, document["as_of"])
 
-    async def save_usage(self) -> None:
+    async def save_usage(self, *, fence: int = 0) -> None:
         """Keep the decayed usage for the next process; a duty."""
         rows = [[*leaf, hours] for leaf, hours in self._share.usage().items()]
-        await self._store.values.put(_USAGE, json.dumps({"as_of": self._clock(), "usage": rows}))
+        document = json.dumps({"as_of": self._clock(), "usage": rows})
+        await self._store.values.put(_USAGE, document, fence=fence)
+
+    def usage(self) -> list[Charge]:
+        """Of every owner the cores that run now, and the decayed core hours."""
+        usage, running = self._share.usage(), self._share.running()
+        return [
+            (*leaf, running.get(leaf, 0.0), usage.get(leaf, 0.0)) for leaf in usage.keys() | running.keys()
+        ]
+
+    def restore_usage(self, charges: Sequence[Charge], as_of: float) -> None:
+        """Take over what `usage` gave elsewhere at that instant."""
+        usage = {(group, owner): hours for group, owner, _, hours in charges}
+        running = {(group, owner): cores for group, owner, cores, _ in charges}
+        self._share.restore(usage, as_of, running=running)
+
+    def charged_elsewhere(self, charges: Sequence[Charge]) -> None:
+        """Attempts began and ended under other processes."""
+        for group, owner, cores, hours in charges:
+            self._share.charged_elsewhere((group, owner), cores, hours)
 
     async def reconcile(self) -> None:
         """Compare the index with the store's counts; a duty against whatever has drifted."""
@@ -102,17 +136,34 @@ class Scheduler:
     def learn(self, classes: Sequence[TaskClass]) -> None:
         """New classes are about to get tasks."""
         self._ready.learn(classes)
+        self._draft.learnt(classes)
 
-    def requirements_of(self, task: Task) -> Requirements:
-        """What a task asks for, as far as its class is known here."""
+    async def find_classes(self, tasks: Mapping[int, Sequence[str]]) -> None:
+        """Get to know the classes of these tasks, which other processes may have made."""
+        unknown = {
+            task_ids[0].partition("-")[0]
+            for class_id, task_ids in tasks.items()
+            if task_ids and self._ready.known(class_id) is None
+        }
+        for dataset_id in unknown:
+            self._ready.learn(await self._store.datasets.classes(dataset_id))
+
+    async def requirements_of(self, task: Task) -> Requirements:
+        """What a task asks for."""
+        await self.find_classes({task.class_id: [task.task_id]})
         known = self._ready.known(task.class_id)
         return known.requirements if known else Requirements()
+
+    def share(self, rank: int, of: int) -> None:
+        """This process is the ``rank``-th of so many that hand out tasks now."""
+        self._ready.share(rank, of)
 
     def dataset_changed(self, dataset: Dataset) -> None:
         """The priority or owner of a dataset may be another now, or it may have been resumed."""
         former = self._catalogue.at_hand(dataset.dataset_id)
         self._catalogue.put(dataset)
         self._order.invalidate()
+        self._transitions.dataset_changed(dataset.dataset_id)
         if former is not None and former.suspended and not dataset.suspended:
             self._transitions.wake(self._counts(dataset.dataset_id))
 

@@ -1,18 +1,20 @@
 """The one way in which tasks change their status.
 
 Every service that moves tasks does it here, so that the ready index, the fair share, the
-pilots that wait and everybody who listens hear of it, whoever asked for the move.
+pilots that wait, other processes and everybody who listens hear of it, whoever asked for
+the move.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from iceprod.clock import Clock
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.shares import Leaf
 from iceprod.model.task import Move, Moved
+from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.scheduling.order import FairShare
@@ -35,6 +37,7 @@ class Transitions:
         share: FairShare,
         catalogue: Catalogue,
         events: Events,
+        draft: Draft,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -43,6 +46,7 @@ class Transitions:
         self._share = share
         self._catalogue = catalogue
         self._events = events
+        self._draft = draft
         self._turns = Turns(self._carry_out)
 
     async def apply(self, moves: Sequence[Move]) -> Results:
@@ -59,6 +63,7 @@ class Transitions:
             self._note(move, moved, released)
             dataset_id = moved.task.dataset_id
             datasets[dataset_id] = datasets.get(dataset_id, False) or moved.dataset is not None
+        self._draft.moved(results)
         self.wake(released)
         self._tell(datasets)
         return results
@@ -69,8 +74,25 @@ class Transitions:
         for task_id, class_id in released:
             self._ready.add(task_id, class_id)
             counts[class_id] += 1
+        self._draft.released(released)
         self.wake(counts)
         self._tell({dataset_id: True})
+
+    def moved_elsewhere(
+        self, *, gone: Mapping[int, Sequence[str]], ready: Mapping[int, Sequence[str]]
+    ) -> None:
+        """Other processes moved tasks: these wait no more, and those do now, each by its class."""
+        for class_id, task_ids in gone.items():
+            for task_id in task_ids:
+                self._ready.remove(task_id, class_id)
+        for class_id, task_ids in ready.items():
+            for task_id in task_ids:
+                self._ready.add(task_id, class_id)
+        self.wake(Counter({class_id: len(task_ids) for class_id, task_ids in ready.items()}))
+
+    def dataset_changed(self, dataset_id: str) -> None:
+        """Tell everybody that something about a dataset is different."""
+        self._events.publish(Event(EventKind.DATASET_CHANGED, dataset_id))
 
     def _note(self, move: Move, moved: Moved, released: Counter[int]) -> None:
         if moved.before is TaskStatus.WAITING and move.event is not TaskEvent.CLAIMED:
