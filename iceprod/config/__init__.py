@@ -24,6 +24,7 @@ from iceprod.config.settings import (
     Settings,
     ShareSettings,
     StoreSettings,
+    TlsSettings,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Settings",
     "ShareSettings",
     "StoreSettings",
+    "TlsSettings",
     "example_toml",
     "load",
     "reference_page",

@@ -59,6 +59,7 @@ class _Visit:
     origin: Origin
     room: int
     principal: Principal | None = None
+    otherwise: Principal = ANONYMOUS
     refused: Exception | None = None
 
 
@@ -94,14 +95,23 @@ class Dispatcher:
         bearer: str | None = None,
         remote: str = "",
         principal: Principal | None = None,
+        otherwise: Principal = ANONYMOUS,
         request_id: str = "",
     ) -> bytes | None:
         """The answer to the message in ``body``, or none where nothing is to be sent.
 
         ``bearer`` is the credential of the transport; ``principal`` a caller whom the
-        transport has identified already (a session).
+        transport has identified already (a session); ``otherwise`` is who calls if no
+        credential says so (a client certificate).
         """
-        answer = self.begin(body, bearer=bearer, remote=remote, principal=principal, request_id=request_id)
+        answer = self.begin(
+            body,
+            bearer=bearer,
+            remote=remote,
+            principal=principal,
+            otherwise=otherwise,
+            request_id=request_id,
+        )
         return await answer.run() if isinstance(answer, Pending) else answer
 
     def begin(
@@ -111,11 +121,12 @@ class Dispatcher:
         bearer: str | None = None,
         remote: str = "",
         principal: Principal | None = None,
+        otherwise: Principal = ANONYMOUS,
         request_id: str = "",
     ) -> bytes | Pending | None:
         """Like `handle`, but without a coroutine where no method has to wait."""
         message = protocol.parse(body, self.limits)
-        visit = _Visit(Origin(remote, request_id), self.limits.answer_bytes, principal)
+        visit = _Visit(Origin(remote, request_id), self.limits.answer_bytes, principal, otherwise)
         if bearer is not None and principal is None:
             try:
                 found = self._authenticate(bearer)
@@ -185,12 +196,12 @@ class Dispatcher:
         if visit.refused is not None:
             raise visit.refused
         if not entry.legacy:
-            return visit.principal or ANONYMOUS, params
+            return visit.principal or visit.otherwise, params
         if visit.principal is not None:
             return visit.principal, place_args(params, entry.names)
         reserved = unpack(params, entry.names, method=entry.name)
         if not reserved.passkey:
-            return ANONYMOUS, reserved.params
+            return _of_site(visit.otherwise, reserved.site_id), reserved.params
         found = self._authenticate(reserved.passkey)
         if isinstance(found, Principal):
             return _of_site(found, reserved.site_id), reserved.params
@@ -273,7 +284,7 @@ class Dispatcher:
 def _of_site(principal: Principal, site_id: str) -> Principal:
     """``principal``, unless it is a site that calls itself by another's id."""
     if site_id and principal.kind is PrincipalKind.SITE and principal.id != site_id:
-        raise NotAuthenticated("this token does not belong to that site")
+        raise NotAuthenticated("this credential does not belong to that site")
     return principal
 
 

@@ -14,7 +14,7 @@ from tornado.template import Loader
 from tornado.web import Application as TornadoApplication
 from tornado.web import OutputTransform, RequestHandler
 
-from iceprod.server import security, static
+from iceprod.server import client_certificate, security, static
 from iceprod.server.context import ProcessContext
 from iceprod.server.handlers.base import session_principal
 from iceprod.server.handlers.pages.base import MissingPage
@@ -100,6 +100,7 @@ def make_application(context: ProcessContext) -> Application:
     return Application(
         context,
         authenticate_session=session_principal,
+        authenticate_certificate=client_certificate.principal_of,
         default_handler_class=MissingPage,
         template_loader=Loader(str(TEMPLATES), whitespace="single"),
         ui_modules=UI_MODULES,

@@ -12,11 +12,14 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from functools import partial
 from itertools import count
 from typing import Final
 
 from iceprod import ids
+from iceprod.model.principal import Principal
 from iceprod.rpc.dispatch import Dispatcher, Pending
 from iceprod.server.fastlane_connection import Arrived, Connection
 from iceprod.server.fastlane_request import FastLaneLimits, KnownHeads
@@ -26,12 +29,16 @@ logger = logging.getLogger("iceprod.server.fastlane")
 _TICK_S: Final = 1.0
 _BACKLOG: Final = 4096
 
+Holder = Callable[[str, str], "Principal | Awaitable[Principal]"]
+"""Whose client certificate is of this subject and issuer; anonymous if nobody's."""
+
 
 class FastLane:
     """The listener: ``start``, and later ``drain``.
 
     With ``is_proxied`` only a proxy can connect, and it names the clients in X-Real-IP or
-    X-Forwarded-For.  ``requests`` counts the requests that reached the dispatcher.
+    X-Forwarded-For; whose their certificates are is what ``holder`` tells.  ``requests``
+    counts the requests that reached the dispatcher.
     """
 
     def __init__(
@@ -40,6 +47,7 @@ class FastLane:
         *,
         limits: FastLaneLimits | None = None,
         is_proxied: bool = False,
+        holder: Holder | None = None,
     ) -> None:
         self.limits = limits or FastLaneLimits()
         self.is_proxied = is_proxied
@@ -50,6 +58,7 @@ class FastLane:
         self.is_draining = False
         self.keeps_idle = True
         self._dispatcher = dispatcher
+        self._holder = holder if is_proxied else None
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[bytes | None]] = set()
         self._begun = 0  # tasks, in this turn of the loop
@@ -175,9 +184,23 @@ class FastLane:
         """Hand ``item`` to the dispatcher."""
         self.requests += 1
         request_id = f"{self._boot}-{next(self._numbers):x}"
+        if item.certificate is not None and self._holder is not None:
+            return self._begin_as(self._holder(*item.certificate), item, request_id)
         return self._dispatcher.begin(
             item.body, bearer=item.bearer, remote=item.remote, request_id=request_id
         )
+
+    def _begin_as(
+        self, holder: Principal | Awaitable[Principal], item: Arrived, request_id: str
+    ) -> bytes | Pending | None:
+        """Hand ``item`` to the dispatcher with the holder of a client certificate as its caller."""
+        if not isinstance(holder, Principal):
+            return Pending(partial(self._once_known, holder, item, request_id))
+        return self._dispatcher.begin(item.body, remote=item.remote, otherwise=holder, request_id=request_id)
+
+    async def _once_known(self, holder: Awaitable[Principal], item: Arrived, request_id: str) -> bytes | None:
+        answer = self._begin_as(await holder, item, request_id)
+        return await answer.run() if isinstance(answer, Pending) else answer
 
     def run(self, pending: Pending) -> asyncio.Task[bytes | None]:
         """A task for ``pending`` that lives on when its connection does not; see `ran`."""

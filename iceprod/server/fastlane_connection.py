@@ -25,11 +25,12 @@ _WRITE_AT_ONCE: Final = 64 * 1024
 class Arrived:
     """A request that was read completely; ``last`` ends the connection after its answer."""
 
-    __slots__ = ("bearer", "body", "last", "remote")
+    __slots__ = ("bearer", "body", "certificate", "last", "remote")
 
-    def __init__(self, *, body: bytes, bearer: str | None, remote: str, last: bool) -> None:
+    def __init__(self, head: Head, *, body: bytes, remote: str, last: bool) -> None:
         self.body = body
-        self.bearer = bearer
+        self.bearer = head.bearer
+        self.certificate = head.certificate
         self.remote = remote
         self.last = last
 
@@ -139,7 +140,7 @@ class Connection(asyncio.Protocol):
         self._held += len(body)
         self._lane.held += len(body)
         self._is_idle = False
-        self._waiting.append(Arrived(body=body, bearer=head.bearer, remote=self._remote(head), last=False))
+        self._waiting.append(Arrived(head, body=body, remote=self._remote(head), last=False))
         return True
 
     def eof_received(self) -> bool:
@@ -211,7 +212,7 @@ class Connection(asyncio.Protocol):
         body = bytes(self._body)
         # A client of HTTP/1.0 gets one answer per connection: simple, and always right.
         last = not self._parser.should_keep_alive() or self._parser.get_http_version() == "1.0"
-        self._waiting.append(Arrived(body=body, bearer=head.bearer, remote=self._remote(head), last=last))
+        self._waiting.append(Arrived(head, body=body, remote=self._remote(head), last=last))
         if self._fresh and not last:
             self._lane.heads.learn(self._fresh, head, body)
         self._is_begun = False

@@ -24,9 +24,12 @@ _LONGEST_KNOWN: Final = 1024  # bytes each at most
 
 # What a second header of the same name would make ambiguous.
 _SINGLE: Final = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"expect"}
+    {
+        *(b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"expect"),
+        *(b"x-ssl-verify", b"x-ssl-subject-dn", b"x-ssl-issuer-dn"),
+    }
 )
-_MATTER: Final = _SINGLE | {b"x-forwarded-for", b"x-real-ip", b"upgrade"}
+_MATTER: Final = _SINGLE | {b"x-forwarded-for", b"x-real-ip", b"upgrade", b"origin", b"sec-fetch-site"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,16 @@ class Head:
     """The request line and headers of one request, first gathered and then checked.
 
     ``fields`` holds the headers that matter by lower-case name once `check` was called,
-    ``bearer`` the token of ``Authorization: Bearer``, or none for any other scheme.
+    ``bearer`` the token of ``Authorization: Bearer``, or none for any other scheme, and
+    ``certificate`` the subject and the issuer of the client certificate that a proxy in front
+    says it has verified, if it does and there is no token.
     """
 
-    __slots__ = ("_limits", "bearer", "fields", "raw_fields", "url")
+    __slots__ = ("_limits", "bearer", "certificate", "fields", "raw_fields", "url")
 
     def __init__(self, limits: FastLaneLimits) -> None:
         self.bearer: str | None = None
+        self.certificate: tuple[str, str] | None = None
         self.url = b""
         self.raw_fields: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}
@@ -94,6 +100,8 @@ class Head:
         if self.fields.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise Refusal(HTTPStatus.EXPECTATION_FAILED, "only 100-continue can be expected")
         self.bearer = _bearer(self.fields.get(b"authorization", b""))
+        if self.bearer is None and b"x-ssl-verify" in self.fields:
+            self.certificate = _certificate(self.fields)
 
     def _sort_fields(self) -> None:
         """Bound the head, and find the headers that matter; one loop, for it is a large part of the cost."""
@@ -186,6 +194,17 @@ class KnownHeads:
 def _bearer(value: bytes) -> str | None:
     scheme, _, token = value.partition(b" ")
     return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+
+
+def _certificate(fields: dict[bytes, bytes]) -> tuple[str, str] | None:
+    # A browser shows certificates unasked, also for the page of another site; programs say neither.
+    is_foreign = fields.get(b"sec-fetch-site", b"same-origin") != b"same-origin"
+    if b"sec-fetch-site" not in fields and b"origin" in fields:
+        is_foreign = True
+    subject, issuer = fields.get(b"x-ssl-subject-dn"), fields.get(b"x-ssl-issuer-dn")
+    if is_foreign or fields[b"x-ssl-verify"] != b"SUCCESS" or not subject or not issuer:
+        return None
+    return subject.decode("latin-1"), issuer.decode("latin-1")
 
 
 def _is_address(text: str) -> bool:

@@ -13,8 +13,10 @@ looks like one, and whether with all rights:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from cryptography import x509
@@ -117,6 +119,24 @@ def end_entity(pem: str) -> tuple[str, str]:
     except NotAuthenticated as exc:
         raise InputError(exc.message) from None
     return name_text(certificate.subject), name_text(certificate.issuer)
+
+
+def revoked_numbers(data: bytes) -> set[tuple[str, int]]:
+    """Issuer and serial number of what lists of revoked certificates name (PEM, or one list in DER).
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    ends = [place.end() for place in re.finditer(rb"-----END X509 CRL-----", data)]
+    found: set[tuple[str, int]] = set()
+    try:
+        lists = [x509.load_pem_x509_crl(data[begin:end]) for begin, end in pairwise([0, *ends])]
+        for one in lists or [x509.load_der_x509_crl(data)]:
+            issuer = name_text(one.issuer)
+            found.update((issuer, revoked.serial_number) for revoked in one)
+    except ValueError as exc:
+        raise InputError(f"no list of revoked certificates: {exc}") from None
+    return found
 
 
 # Proxies

@@ -184,6 +184,7 @@ async def test_no_token_opens_what_a_certificate_does(site: Site) -> None:
     assert made.digest != ids.digest(made.certificate)
 
 
+@pytest.mark.expects_logs
 async def test_names_that_cannot_be_read_are_nobody(site: Site) -> None:
     for subject in ("", "garbage", "CN=" + "a" * 9000, 'CN="x"', "/CN=Ada"):
         found = await who(site, replace(SHOWN, subject=subject))

@@ -9,8 +9,8 @@ from typing import Any, Final
 from tornado.escape import url_unescape
 
 from iceprod.errors import InputError
-from iceprod.model.principal import ANONYMOUS, Principal
-from iceprod.server import errors
+from iceprod.model.principal import Principal
+from iceprod.server import client_certificate, errors
 from iceprod.server.handlers.files import FileAccess
 
 _FILES: Final = "/files/"
@@ -35,7 +35,9 @@ class MayUploadHandler(FileAccess):
         self.set_status(HTTPStatus.NO_CONTENT)
 
     async def _identify(self) -> Principal:
-        return ANONYMOUS if self.credential() is None else await super()._identify()
+        if self.credential() is None:
+            return await client_certificate.principal_of(self)
+        return await super()._identify()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Refuse in the two ways that nginx understands."""

@@ -14,7 +14,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from iceprod.errors import IceProdError, InputError, NotAuthenticated
 from iceprod.model.principal import ANONYMOUS, Principal
-from iceprod.server import errors, security
+from iceprod.server import client_certificate, errors, security
 from iceprod.server.context import ProcessContext, Services
 from iceprod.services import authorization
 
@@ -97,8 +97,12 @@ class BaseHandler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
 
     def check_xsrf_cookie(self) -> None:
-        """Ask for the proof against forged forms, except from callers who send a token themselves."""
-        if self.credential() is None:
+        """Ask for the proof against forged forms, except from callers who send a token themselves.
+
+        A client certificate does not count for what another site's page has sent, so it needs
+        no proof either.
+        """
+        if self.credential() is None and not self._is_by_certificate():
             super().check_xsrf_cookie()
 
     async def prepare(self) -> None:
@@ -113,6 +117,9 @@ class BaseHandler(RequestHandler):
             structlog.contextvars.bind_contextvars(caller=f"{self.principal.kind}:{self.principal.id}")
         authorization.check(self.principal, action)
 
+    def _is_by_certificate(self) -> bool:
+        return not self.get_cookie(security.SESSION_COOKIE) and client_certificate.counts(self)
+
     def credential(self) -> str | None:
         """The token that the request itself carries; without one a session cookie counts."""
         return bearer_of(self)
@@ -120,7 +127,7 @@ class BaseHandler(RequestHandler):
     async def _identify(self) -> Principal:
         token = self.credential()
         if token is None:
-            return await session_principal(self) or ANONYMOUS
+            return await session_principal(self) or await client_certificate.principal_of(self)
         found = self.services.accounts.authenticate(token)
         return found if isinstance(found, Principal) else await found
 

@@ -17,7 +17,8 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from iceprod.errors import IceProdError, InputError
-from iceprod.model.principal import ANONYMOUS, Principal
+from iceprod.model.principal import Principal
+from iceprod.server import client_certificate
 from iceprod.server.handlers.base import BaseHandler
 from iceprod.server.handlers.multipart import ENVELOPE_BYTES, FirstPart
 from iceprod.services.files import Arrived, Download, Upload
@@ -140,7 +141,7 @@ class FileHandler(FileAccess):
 
     async def _identify(self) -> Principal:
         if self.credential() is None and self.request.method not in ("GET", "HEAD"):
-            return ANONYMOUS
+            return await client_certificate.principal_of(self)
         return await super()._identify()
 
     async def prepare(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from iceprod.model.principal import Principal
+from iceprod.model.principal import ANONYMOUS, Principal
 from iceprod.rpc.dispatch import Dispatcher, Pending
 from iceprod.server import security
 from iceprod.server.errors import phrase
@@ -39,7 +39,8 @@ class RpcHandler(RequestHandler):
 
     ``dispatcher`` is given by the route.  The application's setting
     ``authenticate_session``, a `SessionLookup`, may be absent: then only bearer tokens and
-    passkeys are taken.
+    passkeys are taken.  So may ``authenticate_certificate``, by which a client certificate
+    tells who calls where no other credential does.
     """
 
     def initialize(self, *, dispatcher: Dispatcher) -> None:
@@ -71,10 +72,12 @@ class RpcHandler(RequestHandler):
         self._check_type()
         bearer = self._bearer()
         principal = None if bearer is not None else await self._session()
+        is_known = bearer is not None or principal is not None
         answer = self._dispatcher.begin(
             bytes(self._body),
             bearer=bearer,
             principal=principal,
+            otherwise=ANONYMOUS if is_known else await self._by_certificate(),
             remote=self.request.remote_ip or "",
             request_id=request_id_of(self),
         )
@@ -115,6 +118,10 @@ class RpcHandler(RequestHandler):
     def _bearer(self) -> str | None:
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
+
+    async def _by_certificate(self) -> Principal:
+        lookup: Any = self.application.settings.get("authenticate_certificate")
+        return ANONYMOUS if lookup is None else cast(Principal, await lookup(self))
 
     async def _session(self) -> Principal | None:
         """Who the session cookie says is calling; raises 403 without the header against forgery."""
