@@ -45,7 +45,7 @@ class Kind(StrEnum):
     USER = "user"  # name
     TOKEN = "token"  # noqa: S105 - digest
     LOG = "log"  # number, job index, task index, attempt, name
-    AUDIT = "audit"  # place in the trail, from 1
+    AUDIT = "audit"  # to be read: what the store orders them by; to be written: 1, 2, 3, …
     VALUE = "value"  # name
 
 

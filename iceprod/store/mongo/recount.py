@@ -86,6 +86,17 @@ async def recount(context: Context, dataset_id: str, *, correct: bool = True) ->
     return []
 
 
+async def fill_counters(context: Context, dataset_id: str, *, needed_by: list[str]) -> None:
+    """Count what a dataset has that was written without counters; nobody else may use it meanwhile."""
+    document = await context.datasets.find_one({"_id": dataset_id})
+    if document is None:
+        return
+    counted = await _count(context, document)
+    del counted["jobs_made"]
+    change = {"$set": {**counted, "needed_by": needed_by}, "$inc": {"version": 1}}
+    await context.datasets.update({"_id": dataset_id}, change)
+
+
 async def damage(context: Context) -> list[str]:
     """One line for each counter or job that is not what it should be; changes nothing."""
     lines = []

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from iceprod import clock
-from iceprod.errors import InputError, StoreUnavailable
+from iceprod.errors import StoreUnavailable
+from iceprod.store.archive_file import write_archive
 from iceprod.store.base import Store
 from iceprod.store.mongo import migrations
 from iceprod.store.mongo.accounts import MongoAccounts
+from iceprod.store.mongo.archive import MongoArchive
 from iceprod.store.mongo.audit import MongoAudit
 from iceprod.store.mongo.client import Database
 from iceprod.store.mongo.context import Context
@@ -58,6 +60,7 @@ class MongoStore(Store):
             self.logs = MongoLogs(database)
             self.audit = MongoAudit(database)
             self.values = MongoValues(database)
+            self.archive = MongoArchive(database, context, self.values)
             self.sharing = MongoSharing(database)
         except BaseException:
             await database.close()
@@ -81,5 +84,9 @@ class MongoStore(Store):
         return await migrations.missing_indexes(self._database) + await damage(self._context)
 
     async def backup(self, target: Path) -> int:
-        """See the port."""
-        raise InputError(f"cannot write {target.name}: a MongoDB store is copied by its own tools")
+        """See the port.
+
+        Each record is whole, but nothing may change meanwhile for all of them to be as of one
+        moment: a single server has no snapshot that lasts.
+        """
+        return await write_archive(self.archive, target)
