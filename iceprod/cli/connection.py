@@ -104,7 +104,7 @@ class Site:
         return SyncClient(
             f"{self.url}/jsonrpc",
             token=self._token,
-            ca_file=os.environ.get("ICEPROD_CA_FILE"),
+            ca_file=os.environ.get("ICEPROD_CA_FILE") or os.environ.get("SSL_CERT_FILE"),
             policy=RetryPolicy(attempts=8 if self._patient else 3),
         )
 

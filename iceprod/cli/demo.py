@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from iceprod.cli import exits, output, watching
 from iceprod.cli.connection import Site
 from iceprod.cli.dataset import read_config, with_settings
 from iceprod.cli.demo_server import DemoServer
+from iceprod.cli.demo_site import DemoSite, arrange
 from iceprod.cli.settings import load_settings
 from iceprod.cli.task import choose_logs, print_log
 from iceprod.errors import IceProdError, NotFoundError, Unavailable
@@ -55,7 +57,23 @@ _ROOM_BYTES: Final = 50_000_000
     show_default=True,
     help="Where to put the results.",
 )
-def demo(*, keep: bool, jobs: int, example: Path | None, data: Path | None, target: Path) -> int:
+@click.option(
+    "--mongodb",
+    metavar="URL",
+    help="Keep the site in this MongoDB, mongodb://HOST[:PORT][/DATABASE], and run two processes on it; "
+    "if no database is named, one is made, and removed at the end.",
+)
+@click.option("--nginx", "with_nginx", is_flag=True, help="Put nginx with TLS in front.")
+def demo(
+    *,
+    keep: bool,
+    jobs: int,
+    example: Path | None,
+    data: Path | None,
+    target: Path,
+    mongodb: str | None,
+    with_nginx: bool,
+) -> int:
     """Start a site, run an example on it, and show what comes out.
 
     The site has SQLite, the local grid, and listens on free ports of 127.0.0.1. A few tasks
@@ -65,11 +83,15 @@ def demo(*, keep: bool, jobs: int, example: Path | None, data: Path | None, targ
     example = (example or _default_example()).absolute()
     folder = (data or Path(tempfile.mkdtemp(prefix="iceprod-demo-"))).absolute()
     kept = False
+    site: DemoSite | None = None
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         _check_room(folder)
+        site = arrange(folder, mongodb=mongodb, with_nginx=with_nginx)
+        # Each process of the demo finds its settings here, this one included.
+        os.environ.update(site.environment)
         account = _new_site(folder)
-        with DemoServer(folder) as server:
+        with DemoServer(folder, site.arguments) as server:
             url = server.wait_until_ready()
             code = _run(Site(url, account.token, patient=True), server, example, jobs=jobs, target=target)
             if keep:
@@ -78,6 +100,8 @@ def demo(*, keep: bool, jobs: int, example: Path | None, data: Path | None, targ
                 _tell_how_to_go_on(server, account, folder)
         return code
     finally:
+        if not kept and site is not None and site.makes_database:
+            _remove_database(folder)
         if not kept and data is None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,6 +112,13 @@ def _check_room(folder: Path) -> None:
     needed = load_settings(None).files.keep_free_bytes + _ROOM_BYTES
     if shutil.disk_usage(existing).free < needed:
         exits.fail(f"{existing} has less than {needed / 1e6:.0f} MB free; name another folder by --data")
+
+
+def _remove_database(folder: Path) -> None:
+    from iceprod.server import beside  # noqa: PLC0415 - the whole server
+
+    with contextlib.suppress(IceProdError):  # a server that is away is no reason to end otherwise
+        asyncio.run(beside.remove_database(load_settings(None, server={"data_dir": folder})))
 
 
 def _as_interrupt(*_: object) -> None:
@@ -208,7 +239,8 @@ def _tell_how_to_go_on(server: DemoServer, account: FirstAccount, folder: Path) 
     with contextlib.suppress(IceProdError):
         click.echo()
         click.echo(f"the site goes on at {server.url}  (user {account.name}; data in {folder})")
+        trust = f" SSL_CERT_FILE={os.environ['SSL_CERT_FILE']}" if server.url.startswith("https:") else ""
         click.echo(
-            f"for commands   export ICEPROD_URL={server.url} ICEPROD_TOKEN_FILE={folder / 'token.txt'}"
+            f"for commands   export ICEPROD_URL={server.url} ICEPROD_TOKEN_FILE={folder / 'token.txt'}{trust}"
         )
         click.echo(f"to end it      kill {server.pid}")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -26,11 +26,13 @@ _LOG_LINES: Final = 20
 class DemoServer:
     """``iceprod serve`` on free ports of this machine, with its data in ``folder``.
 
-    As a context manager it ends with the block, unless it was told to stay.
+    ``arguments`` are more of the command's.  As a context manager it ends with the block,
+    unless it was told to stay.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._arguments = arguments
         self.url = ""
         self._stays = False
         self._ready = folder / "ready.json"
@@ -54,7 +56,7 @@ class DemoServer:
             # A session of its own: Ctrl-C in the terminal reaches this process only, which
             # then ends the server in good order.
             self._process = subprocess.Popen(
-                [*command, "--ready-file", str(self._ready)],
+                [*command, "--ready-file", str(self._ready), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

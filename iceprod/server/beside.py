@@ -20,6 +20,7 @@ from iceprod.server.assembly import make_accounts, make_grids, make_store
 from iceprod.server.directory import data_directory
 from iceprod.services.accounts import Accounts, principal_of
 from iceprod.store.base import Store
+from iceprod.store.mongo import upkeep as mongo_upkeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,17 @@ async def end_pilots(settings: Settings, *, within_s: float, grace_s: float = GR
                 await asyncio.sleep(0.05)
                 left = await _running(grids)
             return left
+
+
+async def remove_database(settings: Settings) -> None:
+    """Remove the MongoDB database of a site that is wanted no more, with all that is in it.
+
+    Raises:
+        ConfigError: a server of this data directory runs.
+        StoreUnavailable: no MongoDB server answers.
+    """
+    with data_directory(settings.data_dir):
+        await mongo_upkeep.drop(settings.store.url)
 
 
 def _nothing() -> None:

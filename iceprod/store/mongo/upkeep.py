@@ -1,4 +1,4 @@
-"""What can be told of a database before it is opened as a store."""
+"""What is done to a database without opening it as a store."""
 
 from __future__ import annotations
 
@@ -20,3 +20,17 @@ async def version(url: str) -> int:
     finally:
         await database.close()
     return 0 if found is None else int(found.get("version", 0))
+
+
+async def drop(url: str) -> None:
+    """Remove a database with all that is in it.
+
+    Raises:
+        ConfigError, StoreUnavailable: see `version`.
+    """
+    database = Database(url)
+    await database.open()
+    try:
+        await database.drop()
+    finally:
+        await database.close()
