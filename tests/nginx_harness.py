@@ -59,7 +59,11 @@ class Authority:
         self._name = _named(name)
         folder.mkdir(parents=True, exist_ok=True)
         ca = x509.BasicConstraints(ca=True, path_length=None)
-        made = self._begin(self._name, self._key).add_extension(ca, critical=True).sign(self._key, hashes.SHA256())
+        made = (
+            self._begin(self._name, self._key)
+            .add_extension(ca, critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 

@@ -233,6 +233,11 @@ class FileService:
         except NotFoundError:
             raise Unavailable("the upload got lost on its way; send it again") from None
 
+    async def drop(self, source: str) -> None:
+        """Throw away the file that the web server in front has put at ``source``."""
+        draft = await self.handed_over(source)
+        await self.run(draft.discard)
+
     async def clean(self, *, before: float) -> int:
         """Delete what uploads left behind that ended badly before that instant; how much that was."""
         return await self.run(lambda: self._tree.clean(before=before))

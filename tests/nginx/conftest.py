@@ -50,7 +50,9 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def echo(upstream: Upstream, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+def echo(
+    upstream: Upstream, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
     """nginx in front of that."""
     nginx = {"upstreams": (upstream.address,), "client_timeout_s": 1}
     limits: dict[str, Any] = {"server": {"max_form_bytes": 100_000}, "rpc": {"max_message_bytes": 50_000}}

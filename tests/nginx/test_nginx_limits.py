@@ -103,7 +103,12 @@ def test_a_body_without_a_length_is_cut_off_as_well(echo, upstream):
 
 
 @pytest.mark.parametrize(
-    "begun", [b"", b"GET /slow HTTP/1.1\r\nHost: x\r\n", b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"]
+    "begun",
+    [
+        b"",
+        b"GET /slow HTTP/1.1\r\nHost: x\r\n",
+        b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+    ],
 )
 def test_a_client_that_dawdles_is_cut_off_and_the_server_never_hears_of_it(echo, upstream, begun):
     began = time.monotonic()
@@ -117,7 +122,9 @@ def test_a_client_that_dawdles_is_cut_off_and_the_server_never_hears_of_it(echo,
 def test_a_slow_body_holds_no_connection_of_the_server(echo, upstream):
     before = len(upstream.seen)
     with echo.connect() as connection:
-        connection.sendall(b"POST /dripped HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            b"POST /dripped HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+        )
         for byte in (b"a", b"b"):
             connection.sendall(byte)
             assert len(upstream.seen) == before
@@ -153,7 +160,9 @@ def test_errors_of_nginx_look_like_those_of_the_server(echo, code):
     assert {name: headers.get(name) for name in OURS} == {name: value.lower() for name, value in OURS.items()}
 
 
-@pytest.mark.parametrize("head", [b"X: " + b"x" * 70_000, b"\r\n".join(b"X%d: " % n + b"x" * 9000 for n in range(9))])
+@pytest.mark.parametrize(
+    "head", [b"X: " + b"x" * 70_000, b"\r\n".join(b"X%d: " % n + b"x" * 9000 for n in range(9))]
+)
 def test_a_head_that_is_too_long_is_refused(echo, head):
     answer = raw(echo, b"GET / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
     assert answer.split(b" ")[1] == b"431"

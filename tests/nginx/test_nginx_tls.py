@@ -141,7 +141,9 @@ def test_a_client_without_a_certificate_is_taken_as_one_without(echo, upstream):
 
 
 @pytest.mark.parametrize("version", [pycurl.CURL_HTTP_VERSION_1_1, pycurl.CURL_HTTP_VERSION_2TLS])
-def test_wrong_and_expired_certificates_are_refused_in_clear_words(echo, upstream, tmp_path, authority, version):
+def test_wrong_and_expired_certificates_are_refused_in_clear_words(
+    echo, upstream, tmp_path, authority, version
+):
     before = len(upstream.seen)
     expired = authority.issue("late", is_expired=True)
     stranger = Authority(tmp_path, "Somebody Else").issue("mallory")

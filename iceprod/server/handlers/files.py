@@ -138,6 +138,8 @@ class FileHandler(FileAccess):
     _upload: Arrived | None = None
     _form: FirstPart | None = None
     _failure: IceProdError | None = None
+    _source = ""
+    """Where nginx has put the body, as long as nobody has taken it from there."""
 
     async def _identify(self) -> Principal:
         if self.credential() is None and self.request.method not in ("GET", "HEAD"):
@@ -146,6 +148,7 @@ class FileHandler(FileAccess):
 
     async def prepare(self) -> None:
         """Begin an upload before its body is read, so that nothing is read in vain."""
+        self._source = self._handed_over()
         await super().prepare()
         if self.request.method not in ("PUT", "POST"):
             return
@@ -155,13 +158,13 @@ class FileHandler(FileAccess):
             self._form = FirstPart(self.request.headers.get("Content-Type", ""))
         self._digest = parse_digest(self.request.headers.get("Digest"))
         path = self.decode_argument(self.path_args[0])
-        source = self._handed_over()
-        if source and self._form is None:
+        if self._source and self._form is None:
+            source, self._source = self._source, ""
             self._upload = await self.services.files.take_over(self.principal, path, source)
             return
         self._upload = await self.services.files.upload(self.principal, path, size=self._announced())
-        if source:
-            await self._read_form(source)
+        if self._source:
+            await self._read_form()
             return
         limit = self.context.settings.files.max_bytes + (ENVELOPE_BYTES if self._form else 1)
         connection = cast(HTTP1Connection, self.request.connection)
@@ -172,9 +175,10 @@ class FileHandler(FileAccess):
         """Where nginx has put the body; nothing where a client could have said it."""
         return self.request.headers.get("X-File", "") if self.context.settings.server.proxied else ""
 
-    async def _read_form(self, source: str) -> None:
+    async def _read_form(self) -> None:
         """Take the file out of a form that nginx has written."""
         files = self.services.files
+        source, self._source = self._source, ""
         draft = await files.handed_over(source)
         try:
             while piece := await files.run(draft.read_more):
@@ -313,5 +317,8 @@ class FileHandler(FileAccess):
 
     def _abort(self) -> None:
         upload, self._upload = self._upload, None
+        source, self._source = self._source, ""
+        if source:
+            self.context.supervisor.spawn("drop an upload", self.services.files.drop(source))
         if upload is not None:
             self.context.supervisor.spawn("abort an upload", upload.abort())
