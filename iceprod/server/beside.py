@@ -18,6 +18,7 @@ from iceprod.grids.base import Grid
 from iceprod.grids.local import GRACE_S
 from iceprod.server.assembly import make_accounts, make_grids, make_store
 from iceprod.server.directory import data_directory
+from iceprod.server.opening import check_finished
 from iceprod.services.accounts import Accounts, principal_of
 from iceprod.store.base import Store
 from iceprod.store.mongo import upkeep as mongo_upkeep
@@ -36,6 +37,7 @@ class FirstAccount:
 async def _opened(settings: Settings) -> AsyncIterator[tuple[Store, Accounts]]:
     store = make_store(settings)
     await store.open()
+    await check_finished(store)
     try:
         accounts = make_accounts(store, settings, clock=clocks.now)
         await accounts.open()

@@ -9,7 +9,7 @@ import structlog
 
 from iceprod import clock as clocks
 from iceprod.clock import Clock
-from iceprod.errors import StoreUnavailable
+from iceprod.errors import ConfigError, StoreUnavailable
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
@@ -28,7 +28,8 @@ async def open_store(
 
     Raises:
         StoreUnavailable: it did not come in time.
-        ConfigError: it cannot be used with these settings; waiting would not help.
+        ConfigError: it cannot be used with these settings, or is an unfinished copy; waiting
+            would not help.
     """
     deadline = monotonic() + wait_s
     is_told = False
@@ -45,4 +46,21 @@ async def open_store(
         else:
             if is_told:
                 logger.info("the store has come")
+            await check_finished(store)
             return
+
+
+async def check_finished(store: Store) -> None:
+    """Close a store that a copy or a restoration is still to fill: it is no site's yet.
+
+    Raises:
+        ConfigError: it is such a one.
+    """
+    try:
+        is_finished = await store.archive.mark() is None
+    except BaseException:
+        await store.close()
+        raise
+    if not is_finished:
+        await store.close()
+        raise ConfigError("the store is an unfinished copy; repeat the copy or the restoration that makes it")

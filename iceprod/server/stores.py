@@ -226,9 +226,3 @@ async def _version(place: Place) -> int:
     if place.path is not None:
         return upkeep.version(place.path)
     return await mongo_upkeep.version(place.settings.store.url)
-
-
-async def check_whole(store: Store) -> None:
-    """Raise ConfigError if the store is an unfinished copy: then it is no site's yet."""
-    if await store.archive.mark() is not None:
-        raise ConfigError("the store is an unfinished copy: repeat the command that was making it")

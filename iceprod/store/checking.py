@@ -50,6 +50,8 @@ async def _check(kind: Kind, records: Records, look: _Look, progress: Progress) 
                 digest.add(canonical.encode(kind, record.value))
                 look.at(kind, record)
             progress("check", kind, digest.count, total)
+        if digest.count < total:
+            look.tell(f"{kind}: {total - digest.count} of {total} belong to nothing")
     except ConflictError as error:
         look.tell(f"{kind}: {error.message}")
     return digest.sum()

@@ -107,6 +107,8 @@ async def _copy(kind: Kind, source: Records, target: Archive, note: _Note, progr
         note.after[kind], note.done[kind] = after, done
         await _keep(target, note)
         progress("copy", kind, done, total)
+    if done < total:
+        raise ConflictError(f"{kind}: only {done} of {total} belong to anything; check and repair the source")
 
 
 def _placed(kind: Kind, records: Sequence[Record], done: int) -> Sequence[Record]:
