@@ -191,6 +191,7 @@ class Site:
 async def _site(store: Store, given: Settings, clock: Time, monotonic: Time) -> Site:
     services = make_services(store, given, clock=clock, monotonic=monotonic, grids=[])
     await services.accounts.open()
+    await services.news.open(services.hearing)
     await services.scheduler.load()
     await services.pilots.load()
     return Site(store, services, given, clock, monotonic)
@@ -209,6 +210,36 @@ async def open_site(folder: Path, **sections: Mapping[str, Any]) -> AsyncIterato
         site.services.accounts.close()
         site.services.files.close()
         await store.close()
+
+
+@asynccontextmanager
+async def open_sites(
+    stores: Sequence[Store], folder: Path, **sections: Mapping[str, Any]
+) -> AsyncIterator[list[Site]]:
+    """As many processes of one site as there are stores, which must share their content.
+
+    All have the same clocks, and have heard of one another.
+    """
+    given, clock, monotonic = settings(folder, **sections), Time(), Time(0.0)
+    sites = [await _site(store, given, clock, monotonic) for store in stores]
+    try:
+        await spread(*sites)
+        yield sites
+    finally:
+        for site in sites:
+            site.services.accounts.close()
+            site.services.files.close()
+
+
+async def spread(*sites: Site) -> None:
+    """Let these processes tell what they have to tell, and hear one another."""
+    for site in sites:
+        await site.services.pilots.tell_seen()
+    for _ in range(2):  # what follows from what was heard may be news again
+        for site in sites:
+            await site.services.news.tell()
+        for site in sites:
+            await site.services.news.poll()
 
 
 def ids(claimed: Sequence[Claimed]) -> list[str]:

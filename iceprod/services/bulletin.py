@@ -60,7 +60,7 @@ class Sample(msgspec.Struct, frozen=True):
 class Bulletin(msgspec.Struct, omit_defaults=True):
     """One message.  ``gone`` and ``ready`` are task ids by class id, ``gone`` comes first."""
 
-    version: int = VERSION
+    version: int = 0  # set when it is encoded
     is_leaving: bool = False
     is_incomplete: bool = False
     classes: list[TaskClass] = []
@@ -84,6 +84,7 @@ _decoder = msgspec.json.Decoder(Bulletin)
 
 def encode(bulletin: Bulletin) -> bytes:
     """A bulletin as the body of a message."""
+    bulletin.version = VERSION
     return _encoder.encode(bulletin)
 
 

@@ -161,8 +161,10 @@ class News:
         others = [name for name, at in self._heard_at.items() if now - at < ALIVE_S]
         alive = tuple(sorted([*others, self.process_id]))
         if alive != self._alive:
-            self._alive = alive
             logger.info("processes share the store", processes=len(alive))
+            # Who was killed may have changed something and not told it any more.
+            self._is_behind |= any(name in self._heard_at for name in set(self._alive) - set(alive))
+            self._alive = alive
             listener.processes_changed(alive.index(self.process_id), len(alive))
 
     async def forget_gone(self) -> None:
