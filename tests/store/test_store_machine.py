@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_model import ModelStore
@@ -147,8 +148,11 @@ class Pair:
             assert await self.store.tasks.attempts(name) == expected
 
 
-def test_a_store_does_what_its_model_does(open_store: OpenStore, tmp_path: Path):
+def test_a_store_does_what_its_model_does(
+    open_store: OpenStore, tmp_path: Path, request: pytest.FixtureRequest
+):
     numbers = itertools.count()
+    examples = 25 if request.node.get_closest_marker("mongo") else 120  # there each step takes its time
 
     with asyncio.Runner() as runner:
 
@@ -168,7 +172,10 @@ def test_a_store_does_what_its_model_does(open_store: OpenStore, tmp_path: Path)
             await pair.compare()
 
         @settings(
-            max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+            max_examples=examples,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            database=None,
         )
         @given(st.lists(_steps, max_size=40))
         def check(steps: list[tuple[str, Any]]) -> None:

@@ -44,4 +44,4 @@ class MongoJobs(JobRepository):
         found = await self._context.jobs.find(where, _FIELDS, sort=[("key", ASCENDING)], limit=page.limit + 1)
         more = len(found) > page.limit
         items = tuple(map(job_of, found[: page.limit]))
-        return Slice(items, cursors.encode(found[page.limit - 1]["key"]) if more else None)
+        return Slice(items, cursors.encode(int(found[page.limit - 1]["key"])) if more else None)
