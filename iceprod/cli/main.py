@@ -15,6 +15,7 @@ from iceprod.errors import IceProdError
 
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve", "Run a site's server."),
+    "restart": ("restart", "Replace the processes of a running server without failing a request."),
     "demo": ("demo", "Start a site, run an example on it, and show what comes out."),
     "login": ("login", "Keep a site's address and a token for later commands."),
     "dataset": ("dataset", "Submit datasets, follow and steer them."),

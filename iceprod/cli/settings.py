@@ -43,10 +43,15 @@ def load_settings(config_file: Path | None, **sections: dict[str, Any]) -> Setti
     Raises ConfigError for everything that is wrong at once.
     """
     from iceprod import log  # noqa: PLC0415 - costs a tenth of a second
-    from iceprod.config import load  # noqa: PLC0415 - costs a third of a second
 
     # What a command does beside a server is no news; "serve" sets up its own log later.
     log.configure(level="warning", form="text")
+    return read_settings(config_file, **sections)
+
+
+def read_settings(config_file: Path | None, **sections: dict[str, Any]) -> Settings:
+    """As `load_settings`, which leaves the log as it is: for a server that runs already."""
+    from iceprod.config import load  # noqa: PLC0415 - costs a third of a second
 
     given = {
         name: {key: value for key, value in section.items() if value is not None}

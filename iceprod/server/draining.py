@@ -13,24 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.httpserver import HTTPServer
 
+from iceprod.server.leaving import Leave
+
 if TYPE_CHECKING:
     from iceprod.server.app import Application
     from iceprod.server.context import ProcessContext
     from iceprod.server.fastlane import FastLane
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """How to leave: by default at once, and nobody takes over.
-
-    Idle connections are kept for ``linger_s`` at most, what is being answered then has
-    ``finish_s``.  With ``accepts`` new clients are let in as long as old ones linger, because
-    there is nobody else who would.
-    """
-
-    linger_s: float = 0.0
-    finish_s: float = 10.0
-    accepts: bool = False
 
 
 class GeneralPort(HTTPServer):
@@ -83,16 +71,21 @@ class Doors:
         self.http.say_goodbye()
         if self.lane is not None:
             self.lane.is_draining = True
+        if not leave.keeps_polls:
+            self._end_polls()
         if leave.accepts:
             await self._linger(leave.linger_s)
             leave = Leave(finish_s=leave.finish_s)
         self.http.stop()
-        self.context.live.close()
-        self.context.services.waiters.close()
+        self._end_polls()
         async with asyncio.TaskGroup() as group:
             if self.lane is not None:
                 group.create_task(self.lane.drain(linger_s=leave.linger_s, timeout_s=leave.finish_s))
             group.create_task(self._drain_http(leave))
+
+    def _end_polls(self) -> None:
+        self.context.live.close()
+        self.context.services.waiters.close()
 
     async def _linger(self, timeout_s: float) -> None:
         async with asyncio.TaskGroup() as group:

@@ -8,25 +8,16 @@ and duties end → what is kept in memory is saved → the store closes.
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import os
-import signal
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
-import msgspec
 import structlog
-import uvloop
 
 from iceprod import clock as clocks
-from iceprod import log
-from iceprod._version import __version__
 from iceprod.config import Settings
-from iceprod.errors import NotAuthenticated
+from iceprod.errors import AlreadyExists, NotAuthenticated
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.methods import build_registry
@@ -35,13 +26,14 @@ from iceprod.server.app import make_application
 from iceprod.server.assembly import make_services, make_store, rpc_limits
 from iceprod.server.context import ProcessContext, Services
 from iceprod.server.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
-from iceprod.server.draining import Doors, GeneralPort, Leave
-from iceprod.server.duties import Supervisor
+from iceprod.server.draining import Doors, GeneralPort
+from iceprod.server.duties import Duty, Supervisor
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits
+from iceprod.server.leaving import Leave
 from iceprod.server.live import LiveProgress
 from iceprod.server.metrics import Metrics
-from iceprod.server.shift import Shift
+from iceprod.server.roster import Reached
 from iceprod.server.views import progress_json
 from iceprod.services import authorization
 from iceprod.store.base import Store
@@ -51,6 +43,22 @@ logger = structlog.get_logger(__name__)
 _MAX_HEAD = 32 * 1024
 _IDLE_S = 120.0
 _BODY_S = 120.0
+
+
+def duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
+    """What is done now and then, and how often."""
+    clock = clocks.now
+    return (
+        Duty("expire leases", min(5.0, settings.scheduling.lease_s / 4), services.leases.expire),
+        Duty("release due tasks", 1.0, services.tasks.release_due),
+        Duty("end silent pilots", 15.0, services.pilots.end_silent),
+        Duty("save pilots", 10.0, services.pilots.save_seen),
+        Duty("save usage", 30.0, services.scheduler.save_usage),
+        Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
+        Duty("audit counters", 10.0, services.audit.step),
+        Duty("sample reports", 60.0, services.reports.sample),
+        Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
+    )
 
 
 def make_context(store: Store, settings: Settings, *, services: Services | None = None) -> ProcessContext:
@@ -110,7 +118,7 @@ class Server:
         self.settings = settings
         self.context: ProcessContext
         self.ports: dict[str, int] = {}
-        self._sockets = dict(given or {})
+        self.sockets = dict(given or {})
         self._is_worker = is_worker
         self._leave = Leave(finish_s=settings.server.drain_s)
         self._stack = AsyncExitStack()
@@ -126,6 +134,12 @@ class Server:
         except BaseException:
             await self._stack.aclose()
             raise
+
+    @property
+    def reached(self) -> Reached:
+        """Where it answers."""
+        addresses = self.context.services.addresses
+        return Reached(addresses.url, addresses.rpc_url)
 
     async def stop(self, leave: Leave | None = None) -> None:
         """Answer what is under way, for a bounded time, then end everything."""
@@ -144,15 +158,25 @@ class Server:
         await _open_services(services, settings)
         stack.callback(services.accounts.close)
         stack.callback(services.files.close)
-        shift = Shift(services, store, settings, supervisor=context.supervisor)
-        stack.push_async_callback(shift.end)
+        stack.push_async_callback(_save, services)
+        stack.push_async_callback(services.grids.close)
         stack.push_async_callback(context.supervisor.stop)
+        self.sockets = sockets.complete(self.sockets, settings.server)
+        self.ports = {sockets.NAMES[name]: sockets.port_of(bound) for name, bound in self.sockets.items()}
+        stack.callback(sockets.close, self.sockets)
         await self._listen(context)
         if not self._is_worker:
             stack.enter_context(told(settings.data_dir / PORTS_FILE, self.ports))
         services.grids.url = services.addresses.rpc_url
-        context.supervisor.start_loop("measure the loop", context.metrics.sample_loop)
-        await shift.begin()
+        self._start_work(context)
+
+    def _start_work(self, context: ProcessContext) -> None:
+        services, supervisor = context.services, context.supervisor
+        supervisor.start_loop("make jobs", services.materialiser.run)
+        supervisor.start_loop("grids", services.grids.run)
+        supervisor.start_loop("measure the loop", context.metrics.sample_loop)
+        for duty in duties(services, context.store, self.settings):
+            supervisor.start_duty(duty)
 
     async def _listen(self, context: ProcessContext) -> None:
         settings = self.settings.server
@@ -165,12 +189,11 @@ class Server:
             idle_connection_timeout=_IDLE_S,
             body_timeout=_BODY_S,
         )
-        bound = self._bound("http", settings.port)
-        http.add_socket(bound)
+        http.add_socket(self.sockets["http"])
         addresses = context.services.addresses
-        addresses.url = settings.url.rstrip("/") or sockets.url_of(settings.host, sockets.port_of(bound))
+        addresses.url = settings.url.rstrip("/") or sockets.url_of(settings.host, self.ports["server.port"])
         addresses.rpc_url = settings.rpc_url.rstrip("/") or addresses.url
-        lane = await self._open_lane(context) if settings.rpc_lane else None
+        lane = await self._open_lane(context) if "rpc" in self.sockets else None
         doors = Doors(context, application, http, lane)
         self._stack.push_async_callback(lambda: doors.close(self._leave))
 
@@ -178,89 +201,30 @@ class Server:
         settings = self.settings.server
         limits = FastLaneLimits(body_bytes=self.settings.rpc.max_message_bytes)
         lane = FastLane(context.dispatcher, limits=limits, is_proxied=settings.proxied)
-        port = await lane.start(bound=self._bound("rpc", settings.rpc_port))
+        port = await lane.start(bound=self.sockets["rpc"])
         if not settings.rpc_url:
             context.services.addresses.rpc_url = sockets.url_of(settings.host, port)
         return lane
-
-    def _bound(self, name: str, port: int) -> socket.socket:
-        """The socket that was given under a name, or a new one."""
-        bound = self._sockets.get(name) or sockets.bind(name, self.settings.server.host, port)
-        self.ports[sockets.NAMES[name]] = sockets.port_of(bound)
-        return bound
 
 
 async def _open_services(services: Services, settings: Settings) -> None:
     await services.accounts.open()
     await services.files.open()
-    await services.news.open(services.hearing)  # before anything is read that news may be about
     await services.scheduler.load()
     await services.pilots.load()
-    password = await services.accounts.create_first_admin()
+    try:
+        password = await services.accounts.create_first_admin()
+    except AlreadyExists:  # another process that was started at the same moment was first
+        return
     if password is not None:
         write_private(settings.data_dir / ADMIN_FILE, f"name: admin\npassword: {password}\n")
         logger.info("first administrator created", file=str(settings.data_dir / ADMIN_FILE))
 
 
-def _announce(settings: Settings, services: Services, ready_file: Path | None) -> None:
-    addresses = services.addresses
-    facts = {
-        "url": addresses.url,
-        "rpc_url": addresses.rpc_url,
-        "pid": os.getpid(),
-        "version": __version__,
-        "data_dir": str(settings.data_dir),
-    }
-    if ready_file is not None:
-        write_private(ready_file, msgspec.json.encode(facts).decode() + "\n")
-    sys.stdout.write(f"iceprod is ready: {addresses.url}/ (JSON-RPC: {addresses.rpc_url}/jsonrpc)\n")
-    sys.stdout.flush()
-    logger.info("ready", **facts)
-
-
-async def serve(settings: Settings, *, ready_file: Path | None = None) -> None:
-    """Run a server until SIGTERM or SIGINT; a second one ends it at once."""
-    stop = asyncio.Event()
-    server = Server(settings)
-    await server.start()
-    loop = asyncio.get_running_loop()
-    main = asyncio.current_task()
-
-    def asked_to_stop() -> None:
-        if stop.is_set() and main is not None:
-            main.cancel()
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop)
-    tune_interpreter()
-    _announce(settings, server.context.services, ready_file)
-    try:
-        await stop.wait()
-        logger.info("stopping")
-    finally:
-        await server.stop()
-    logger.info("stopped")
-
-
-def run(settings: Settings, *, ready_file: Path | None = None) -> None:
-    """Run a server in this process until it is told to stop; what ``iceprod serve`` calls.
-
-    ``ready_file`` is written once the server answers, as JSON with ``url``, ``rpc_url``,
-    ``pid``, ``version`` and ``data_dir``.
-
-    Raises:
-        ConfigError: it cannot start with these settings.
-    """
-    log.configure(level=settings.log.level, form=settings.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(serve(settings, ready_file=ready_file))
-        except asyncio.CancelledError:
-            logger.warning("stopped at once, as asked twice")
-        finally:
-            if ready_file is not None:
-                ready_file.unlink(missing_ok=True)
+async def _save(services: Services) -> None:
+    """Write down what would otherwise be lost with the memory of this process."""
+    await services.scheduler.save_usage()
+    await services.pilots.save_seen()
 
 
 def tune_interpreter() -> None:

@@ -1,12 +1,49 @@
-"""Which processes a server consists of, told in a file for ``iceprod restart`` and ``doctor``."""
+"""What a server tells about itself in files: its addresses, and the processes it consists of."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import structlog
 
+from iceprod._version import __version__
 from iceprod.server.directory import PROCESSES_FILE, write_private
+
+logger = structlog.get_logger(__name__)
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """The addresses of a server that answers, without a slash at the end."""
+
+    url: str
+    rpc_url: str
+
+
+@contextmanager
+def announced(reached: Reached, *, data_dir: Path, ready_file: Path | None) -> Iterator[None]:
+    """Say where the server is; ``ready_file`` is there as long as it answers."""
+    facts = {
+        "url": reached.url,
+        "rpc_url": reached.rpc_url,
+        "pid": os.getpid(),
+        "version": __version__,
+        "data_dir": str(data_dir),
+    }
+    if ready_file is not None:
+        write_private(ready_file, msgspec.json.encode(facts).decode() + "\n")
+    sys.stdout.write(f"iceprod is ready: {reached.url}/ (JSON-RPC: {reached.rpc_url}/jsonrpc)\n")
+    sys.stdout.flush()
+    logger.info("ready", **facts)
+    try:
+        yield
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -30,7 +67,6 @@ class Roster(msgspec.Struct, frozen=True):
     wanted: int = 1
     restarts: int = 0
     failed_restarts: int = 0
-    nginx_pid: int = 0
 
 
 def write(data_dir: Path, roster: Roster) -> None:

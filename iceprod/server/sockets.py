@@ -14,6 +14,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
+from iceprod.config import ServerSettings
 from iceprod.errors import ConfigError
 
 NAMES: Final[Mapping[str, str]] = {"http": "server.port", "rpc": "server.rpc_port"}
@@ -24,6 +25,36 @@ _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 Sockets = dict[str, socket.socket]
 """Listening sockets by name."""
+
+
+def wanted(settings: ServerSettings) -> dict[str, int]:
+    """The sockets that a server with these settings listens on: name → port."""
+    return {"http": settings.port} | ({"rpc": settings.rpc_port} if settings.rpc_lane else {})
+
+
+def complete(given: Sockets, settings: ServerSettings) -> Sockets:
+    """``given`` as far as they are wanted, and new ones for the rest.
+
+    Raises:
+        ConfigError: an address is taken.
+    """
+    ports = wanted(settings)
+    for name in given.keys() - ports.keys():
+        given[name].close()
+    found: Sockets = {}
+    try:
+        for name, port in ports.items():
+            found[name] = given.get(name) or bind(name, settings.host, port)
+    except ConfigError:
+        close(found)
+        raise
+    return found
+
+
+def close(sockets: Sockets) -> None:
+    """Close them all in this process; others that have them go on."""
+    for bound in sockets.values():
+        bound.close()
 
 
 def bind(name: str, host: str, port: int) -> socket.socket:

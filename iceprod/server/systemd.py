@@ -6,6 +6,7 @@ https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -35,3 +36,11 @@ def watchdog_s() -> float:
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return int(microseconds) / 1e6 if microseconds.isdigit() and is_ours else 0.0
+
+
+async def feed_watchdog() -> None:
+    """Show systemd, if it wants to know, that the loop of this process turns."""
+    every_s = watchdog_s() / 3
+    while every_s:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(every_s)
