@@ -40,15 +40,15 @@ Revoked = Callable[[ClientIdentity], bool]
 
 
 class ShownChain:
-    """What the client of one connection has shown; found out once, asked at each request."""
+    """What the client of one connection has shown; found out once, asked at each request.
+
+    It may be made before the handshake, but asked only after that.
+    """
 
     def __init__(self, connection: ssl.SSLSocket, revoked: Revoked) -> None:
+        self._connection = connection
         self._revoked = revoked
-        self._found: ClientIdentity | NotAuthenticated
-        try:
-            self._found = identity_of(verified_chain(connection))
-        except NotAuthenticated as exc:
-            self._found = exc
+        self._found: ClientIdentity | NotAuthenticated | None = None
 
     def identity(self) -> ClientIdentity:
         """Whom the chain speaks for.
@@ -56,6 +56,11 @@ class ShownChain:
         Raises:
             NotAuthenticated: nobody, or a certificate of it was revoked meanwhile.
         """
+        if self._found is None:
+            try:
+                self._found = identity_of(verified_chain(self._connection))
+            except NotAuthenticated as exc:
+                self._found = exc
         if isinstance(self._found, NotAuthenticated):
             raise NotAuthenticated(self._found.message)
         if self._revoked(self._found):

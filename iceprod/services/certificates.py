@@ -77,7 +77,7 @@ class Certificates:
         return _within_limits(await found, identity)
 
     def holder(self, subject: str, issuer: str) -> Principal | Awaitable[Principal]:
-        """Whose certificate is of these names, spelt as in `names.parse_rfc4514`; anonymous if nobody's.
+        """Whose certificate is of these names, as OpenSSL and nginx spell them; anonymous if nobody's.
 
         What was changed here counts at once, what another process changed within `CACHED_S`.
         """
@@ -103,6 +103,8 @@ class Certificates:
     async def _find(self, subject: str, issuer: str) -> Principal:
         stranger = Principal(PrincipalKind.ANONYMOUS, certificate=subject[: names.LONGEST_NAME])
         try:
+            if not (subject.isascii() and issuer.isascii()):
+                raise InputError("in which encoding, nobody says")  # noqa: TRY301 - told like the others
             text = _joined(names.parse_rfc4514(subject).text, names.parse_rfc4514(issuer).text)
         except InputError:
             logger.warning("a certificate's name cannot be read", subject=subject[:200], issuer=issuer[:200])

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from iceprod.errors import NotAuthenticated
 from iceprod.model.principal import ANONYMOUS, Principal
 from iceprod.rpc.dispatch import Dispatcher, Pending
 from iceprod.server import security
@@ -120,8 +121,12 @@ class RpcHandler(RequestHandler):
         return token.strip() if scheme.lower() == "bearer" else None
 
     async def _by_certificate(self) -> Principal:
+        """The holder of the client certificate; raises 401 for one that does not count."""
         lookup: Any = self.application.settings.get("authenticate_certificate")
-        return ANONYMOUS if lookup is None else cast(Principal, await lookup(self))
+        try:
+            return ANONYMOUS if lookup is None else cast(Principal, await lookup(self))
+        except NotAuthenticated as exc:
+            raise HTTPError(HTTPStatus.UNAUTHORIZED, exc.message) from None
 
     async def _session(self) -> Principal | None:
         """Who the session cookie says is calling; raises 403 without the header against forgery."""
