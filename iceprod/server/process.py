@@ -27,13 +27,15 @@ from iceprod.server.assembly import make_services, make_store, rpc_limits
 from iceprod.server.context import ProcessContext, Services
 from iceprod.server.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
 from iceprod.server.draining import Doors, GeneralPort
-from iceprod.server.duties import Duty, Supervisor
+from iceprod.server.duties import Supervisor
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits
 from iceprod.server.leaving import Leave
 from iceprod.server.live import LiveProgress
 from iceprod.server.metrics import Metrics
+from iceprod.server.opening import open_store
 from iceprod.server.roster import Reached
+from iceprod.server.shift import Shift
 from iceprod.server.views import progress_json
 from iceprod.services import authorization
 from iceprod.store.base import Store
@@ -43,22 +45,6 @@ logger = structlog.get_logger(__name__)
 _MAX_HEAD = 32 * 1024
 _IDLE_S = 120.0
 _BODY_S = 120.0
-
-
-def duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
-    """What is done now and then, and how often."""
-    clock = clocks.now
-    return (
-        Duty("expire leases", min(5.0, settings.scheduling.lease_s / 4), services.leases.expire),
-        Duty("release due tasks", 1.0, services.tasks.release_due),
-        Duty("end silent pilots", 15.0, services.pilots.end_silent),
-        Duty("save pilots", 10.0, services.pilots.save_seen),
-        Duty("save usage", 30.0, services.scheduler.save_usage),
-        Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
-        Duty("audit counters", 10.0, services.audit.step),
-        Duty("sample reports", 60.0, services.reports.sample),
-        Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
-    )
 
 
 def make_context(store: Store, settings: Settings, *, services: Services | None = None) -> ProcessContext:
@@ -151,15 +137,15 @@ class Server:
         if not self._is_worker:
             stack.enter_context(data_directory(settings.data_dir))
         store = make_store(settings)
-        await store.open()
+        await open_store(store, wait_s=settings.store.wait_s)
         stack.push_async_callback(store.close)
         self.context = context = make_context(store, settings)
         services = context.services
         await _open_services(services, settings)
         stack.callback(services.accounts.close)
         stack.callback(services.files.close)
-        stack.push_async_callback(_save, services)
-        stack.push_async_callback(services.grids.close)
+        shift = Shift(services, store, settings, supervisor=context.supervisor)
+        stack.push_async_callback(shift.end)
         stack.push_async_callback(context.supervisor.stop)
         self.sockets = sockets.complete(self.sockets, settings.server)
         self.ports = {sockets.NAMES[name]: sockets.port_of(bound) for name, bound in self.sockets.items()}
@@ -168,15 +154,8 @@ class Server:
         if not self._is_worker:
             stack.enter_context(told(settings.data_dir / PORTS_FILE, self.ports))
         services.grids.url = services.addresses.rpc_url
-        self._start_work(context)
-
-    def _start_work(self, context: ProcessContext) -> None:
-        services, supervisor = context.services, context.supervisor
-        supervisor.start_loop("make jobs", services.materialiser.run)
-        supervisor.start_loop("grids", services.grids.run)
-        supervisor.start_loop("measure the loop", context.metrics.sample_loop)
-        for duty in duties(services, context.store, self.settings):
-            supervisor.start_duty(duty)
+        context.supervisor.start_loop("measure the loop", context.metrics.sample_loop)
+        await shift.begin()
 
     async def _listen(self, context: ProcessContext) -> None:
         settings = self.settings.server
@@ -210,6 +189,7 @@ class Server:
 async def _open_services(services: Services, settings: Settings) -> None:
     await services.accounts.open()
     await services.files.open()
+    await services.news.open(services.hearing)  # before anything is read that news may be about
     await services.scheduler.load()
     await services.pilots.load()
     try:
@@ -219,12 +199,6 @@ async def _open_services(services: Services, settings: Settings) -> None:
     if password is not None:
         write_private(settings.data_dir / ADMIN_FILE, f"name: admin\npassword: {password}\n")
         logger.info("first administrator created", file=str(settings.data_dir / ADMIN_FILE))
-
-
-async def _save(services: Services) -> None:
-    """Write down what would otherwise be lost with the memory of this process."""
-    await services.scheduler.save_usage()
-    await services.pilots.save_seen()
 
 
 def tune_interpreter() -> None:

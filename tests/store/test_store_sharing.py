@@ -10,16 +10,20 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from memory_sharing import MemorySharing
 
 from iceprod.store.base import Hold, Message, Sharing
 from iceprod.store.mongo import MongoStore
 
-pytestmark = pytest.mark.mongo
 
-
-@pytest.fixture
-async def pair(mongo_url: str) -> AsyncIterator[tuple[Sharing, Sharing]]:
-    """What two processes have of one database."""
+@pytest.fixture(params=[pytest.param("mongo", marks=pytest.mark.mongo), "memory"])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Sharing, Sharing]]:
+    """What two processes have of one database, or in tests of memory."""
+    if request.param == "memory":
+        shared = MemorySharing()
+        yield shared, shared
+        return
+    mongo_url = request.getfixturevalue("mongo_url")
     stores = [MongoStore(mongo_url), MongoStore(mongo_url)]
     async with AsyncExitStack() as stack:
         for store in stores:
