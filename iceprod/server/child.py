@@ -94,7 +94,7 @@ async def start(command: Sequence[str], number: int, *, sockets: Sockets, lock: 
     ours.setblocking(False)
     with theirs:
         descriptors = {name: bound.fileno() for name, bound in sockets.items()}
-        assignment = Assignment(number, theirs.fileno(), descriptors)
+        assignment = Assignment(number, theirs.fileno(), lock, descriptors)
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
