@@ -62,13 +62,14 @@ class Doors:
 
     context: ProcessContext
     application: Application
-    http: GeneralPort
+    ports: tuple[GeneralPort, ...]
     lane: FastLane | None
 
     async def close(self, leave: Leave) -> None:
         """Let nobody in any more, and let what is under way end."""
         self.application.is_leaving = True
-        self.http.say_goodbye()
+        for port in self.ports:
+            port.say_goodbye()
         if self.lane is not None:
             self.lane.is_draining = True
         if not leave.keeps_polls:
@@ -76,7 +77,8 @@ class Doors:
         if leave.accepts:
             await self._linger(leave.linger_s)
             leave = Leave(finish_s=leave.finish_s)
-        self.http.stop()
+        for port in self.ports:
+            port.stop()
         self._end_polls()
         async with asyncio.TaskGroup() as group:
             if self.lane is not None:
@@ -89,13 +91,15 @@ class Doors:
 
     async def _linger(self, timeout_s: float) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.http.emptied(set(self.http.clients), timeout_s))
+            for port in self.ports:
+                group.create_task(port.emptied(set(port.clients), timeout_s))
             if self.lane is not None:
                 group.create_task(self.lane.emptied(timeout_s, of=self.lane.clients))
 
     async def _drain_http(self, leave: Leave) -> None:
         if leave.linger_s:
-            await self.http.emptied(set(self.http.clients), leave.linger_s)
+            await asyncio.gather(*(port.emptied(set(port.clients), leave.linger_s) for port in self.ports))
         self.application.is_stopping = True
         await self.application.drained(leave.finish_s)
-        await self.http.close_all_connections()
+        for port in self.ports:
+            await port.close_all_connections()

@@ -12,17 +12,18 @@ import gc
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import structlog
 
 from iceprod import clock as clocks
-from iceprod.config import Settings
+from iceprod.config import ServerSettings, Settings
 from iceprod.errors import AlreadyExists, NotAuthenticated
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.methods import build_registry
 from iceprod.server import sockets
-from iceprod.server.app import make_application
+from iceprod.server.app import Application, make_application
 from iceprod.server.assembly import make_services, make_store, rpc_limits
 from iceprod.server.context import ProcessContext, Services
 from iceprod.server.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
@@ -36,6 +37,7 @@ from iceprod.server.metrics import Metrics
 from iceprod.server.opening import open_store
 from iceprod.server.roster import Reached
 from iceprod.server.shift import Shift
+from iceprod.server.tls_port import DirectPort, TrustFiles
 from iceprod.server.views import progress_json
 from iceprod.services import authorization
 from iceprod.store.base import Store
@@ -147,7 +149,7 @@ class Server:
         shift = Shift(services, store, settings, supervisor=context.supervisor)
         stack.push_async_callback(shift.end)
         stack.push_async_callback(context.supervisor.stop)
-        self.sockets = sockets.complete(self.sockets, settings.server)
+        self.sockets = sockets.complete(self.sockets, settings)
         self.ports = {sockets.NAMES[name]: sockets.port_of(bound) for name, bound in self.sockets.items()}
         stack.callback(sockets.close, self.sockets)
         await self._listen(context)
@@ -160,30 +162,46 @@ class Server:
     async def _listen(self, context: ProcessContext) -> None:
         settings = self.settings.server
         application = make_application(context)
-        http = GeneralPort(
-            application,
-            xheaders=settings.proxied,
-            max_body_size=settings.max_form_bytes,
-            max_header_size=_MAX_HEAD,
-            idle_connection_timeout=_IDLE_S,
-            body_timeout=_BODY_S,
-        )
+        http = GeneralPort(application, xheaders=settings.proxied, **_bounds(settings))
         http.add_socket(self.sockets["http"])
         addresses = context.services.addresses
         addresses.url = settings.url.rstrip("/") or sockets.url_of(settings.host, self.ports["server.port"])
         addresses.rpc_url = settings.rpc_url.rstrip("/") or addresses.url
         lane = await self._open_lane(context) if "rpc" in self.sockets else None
-        doors = Doors(context, application, http, lane)
+        ports = (http, self._open_direct(application)) if "tls" in self.sockets else (http,)
+        doors = Doors(context, application, ports, lane)
         self._stack.push_async_callback(lambda: doors.close(self._leave))
+
+    def _open_direct(self, application: Application) -> DirectPort:
+        files = TrustFiles(self.settings.tls)
+        direct = DirectPort(application, files=files, **_bounds(self.settings.server))
+        direct.add_socket(self.sockets["tls"])
+        self.context.supervisor.start_loop("watch certificates", direct.watch)
+        return direct
 
     async def _open_lane(self, context: ProcessContext) -> FastLane:
         settings = self.settings.server
         limits = FastLaneLimits(body_bytes=self.settings.rpc.max_message_bytes)
-        lane = FastLane(context.dispatcher, limits=limits, is_proxied=settings.proxied)
+        lane = FastLane(
+            context.dispatcher,
+            limits=limits,
+            is_proxied=settings.proxied,
+            holder=context.services.certificates.holder,
+        )
         port = await lane.start(bound=self.sockets["rpc"])
         if not settings.rpc_url:
             context.services.addresses.rpc_url = sockets.url_of(settings.host, port)
         return lane
+
+
+def _bounds(settings: ServerSettings) -> dict[str, Any]:
+    """What Tornado's server takes from anybody."""
+    return {
+        "max_body_size": settings.max_form_bytes,
+        "max_header_size": _MAX_HEAD,
+        "idle_connection_timeout": _IDLE_S,
+        "body_timeout": _BODY_S,
+    }
 
 
 async def _open_services(services: Services, settings: Settings) -> None:

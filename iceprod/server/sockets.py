@@ -14,10 +14,10 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from typing import Final
 
-from iceprod.config import ServerSettings
+from iceprod.config import Settings
 from iceprod.errors import ConfigError
 
-NAMES: Final[Mapping[str, str]] = {"http": "server.port", "rpc": "server.rpc_port"}
+NAMES: Final[Mapping[str, str]] = {"http": "server.port", "rpc": "server.rpc_port", "tls": "tls.port"}
 """Name of a socket (``FileDescriptorName=`` of a socket unit) → the setting of its port."""
 _FIRST: Final = 3
 _BACKLOG: Final = 4096
@@ -27,24 +27,30 @@ Sockets = dict[str, socket.socket]
 """Listening sockets by name."""
 
 
-def wanted(settings: ServerSettings) -> dict[str, int]:
-    """The sockets that a server with these settings listens on: name → port."""
-    return {"http": settings.port} | ({"rpc": settings.rpc_port} if settings.rpc_lane else {})
+def wanted(settings: Settings) -> dict[str, tuple[str, int]]:
+    """The sockets that a server with these settings listens on: name → address and port."""
+    server, tls = settings.server, settings.tls
+    found = {"http": (server.host, server.port)}
+    if server.rpc_lane:
+        found["rpc"] = (server.host, server.rpc_port)
+    if tls.port is not None:
+        found["tls"] = (tls.host or server.host, tls.port)
+    return found
 
 
-def complete(given: Sockets, settings: ServerSettings) -> Sockets:
+def complete(given: Sockets, settings: Settings) -> Sockets:
     """``given`` as far as they are wanted, and new ones for the rest.
 
     Raises:
         ConfigError: an address is taken.
     """
-    ports = wanted(settings)
-    for name in given.keys() - ports.keys():
+    places = wanted(settings)
+    for name in given.keys() - places.keys():
         given[name].close()
     found: Sockets = {}
     try:
-        for name, port in ports.items():
-            found[name] = given.get(name) or bind(name, settings.host, port)
+        for name, (host, port) in places.items():
+            found[name] = given.get(name) or bind(name, host, port)
     except ConfigError:
         close(found)
         raise

@@ -213,7 +213,7 @@ def run(
     data_dir = settings.data_dir
     with ExitStack() as stack, asyncio.Runner() as runner:
         lock = stack.enter_context(data_directory(data_dir, patience_s=2 * plan.drain_s + plan.spare_s))
-        bound = sockets.complete(given, settings.server)
+        bound = sockets.complete(given, settings)
         stack.callback(sockets.close, bound)
         ports = {sockets.NAMES[name]: sockets.port_of(each) for name, each in bound.items()}
         stack.enter_context(told(data_dir / PORTS_FILE, ports))

@@ -139,7 +139,7 @@ class Accounts:
             raise NotAuthenticated("the token is not valid")
         return principal_of(user)
 
-    def _forget(self, subject: str) -> None:
+    def changed(self, subject: str) -> None:
         """Have every process ask the store again for the credentials of ``subject``."""
         self.forget(subject)
         if self._events is not None:
@@ -193,7 +193,7 @@ class Accounts:
         token = await self._store.accounts.token(digest)
         await self._store.accounts.drop_tokens([digest])
         if token is not None:
-            self._forget(token.subject)
+            self.changed(token.subject)
 
     # Tokens
 
@@ -227,7 +227,7 @@ class Accounts:
         for token in await self.tokens(principal):
             if token_id(token) == identifier:
                 await self._store.accounts.drop_tokens([token.digest])
-                self._forget(principal.id)
+                self.changed(principal.id)
                 await self._audit(principal.id, "token.revoke", identifier)
                 return
         raise NotFoundError("token", identifier)
@@ -277,7 +277,7 @@ class Accounts:
         # A certificate of a user is no secret that leaks with a password; a closed account has no holder.
         kept = {token.digest for token in found if token.certificate and kind is PrincipalKind.USER}
         await self._store.accounts.drop_tokens([each.digest for each in found if each.digest not in kept])
-        self._forget(subject)
+        self.changed(subject)
 
     # Users
 
@@ -340,7 +340,7 @@ class Accounts:
         if disabled:
             await self._drop_all(PrincipalKind.USER, name)
         else:
-            self._forget(name)  # its certificates count again
+            self.changed(name)  # its certificates count again
         await self._audit(principal.id, "user.disable", name, disabled=disabled)
         return user
 

@@ -28,7 +28,7 @@ from iceprod.store.base import AuditEntry, Store
 logger = structlog.get_logger(__name__)
 
 CACHED_S: Final = 10.0
-"""How long another process may go on to know a certificate after it was revoked in this one."""
+"""How long another process knows a certificate that was revoked in this one, at the most."""
 _MAX_CACHED: Final = 20_000
 _KINDS: Final = (PrincipalKind.USER, PrincipalKind.PILOT, PrincipalKind.SITE)
 _SITE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -53,8 +53,7 @@ class Certificates:
         self._accounts = accounts
         self._clock = clock
         self._cache: dict[tuple[str, str], tuple[Principal, float]] = {}
-        self._generation = (0, 0)
-        self._changes = 0
+        self._generation = 0
 
     # Who is calling
 
@@ -79,22 +78,22 @@ class Certificates:
     def holder(self, subject: str, issuer: str) -> Principal | Awaitable[Principal]:
         """Whose certificate is of these names, as OpenSSL and nginx spell them; anonymous if nobody's.
 
-        What was changed here counts at once, what another process changed within `CACHED_S`.
+        What was changed here counts at once, what another process changed when its news arrive,
+        and in any case within `CACHED_S`.
         """
-        generation = (self._accounts.generation, self._changes)
-        if generation != self._generation:
+        if self._accounts.generation != self._generation:
             self._cache.clear()
-            self._generation = generation
+            self._generation = self._accounts.generation
         hit = self._cache.get((subject, issuer))
         if hit is not None and hit[1] > self._clock():
             return hit[0]
         return self._look_up(subject, issuer)
 
     async def _look_up(self, subject: str, issuer: str) -> Principal:
-        generation = (self._accounts.generation, self._changes)
+        generation = self._accounts.generation
         principal = await self._find(subject, issuer)
         # What was read before a change must not outlive it.
-        if generation == (self._accounts.generation, self._changes):
+        if generation == self._accounts.generation:
             if len(self._cache) >= _MAX_CACHED:
                 self._cache.clear()
             self._cache[subject, issuer] = (principal, self._clock() + CACHED_S)
@@ -152,7 +151,7 @@ class Certificates:
             )
         token = Token(_digest(text), kind, name, self._clock(), None, label, certificate=text)
         await self._store.accounts.add_token(token)
-        self._changes += 1
+        self._accounts.changed(name)
         await self._audit(principal, "certificate.add", token)
         return token
 
@@ -197,7 +196,7 @@ class Certificates:
 
     async def _drop(self, principal: Principal, token: Token) -> None:
         await self._store.accounts.drop_tokens([token.digest])
-        self._changes += 1
+        self._accounts.changed(token.subject)
         await self._audit(principal, "certificate.revoke", token)
 
     async def _audit(self, principal: Principal, action: str, token: Token) -> None:
