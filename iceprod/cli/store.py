@@ -64,6 +64,8 @@ def copy(settings: Settings, *, source: str, target: str, restart: bool, force: 
         output.print_json({**names, "resumed": copied.resumed, "verified": True, "kinds": _sums(copied.sums)})
         return
     _print_sums(copied.sums)
+    if copied.resumed:
+        note("this went on with a copy that had been cut off")
     note(f"{places[1].name} is now equal to {places[0].name}")
 
 

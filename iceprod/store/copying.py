@@ -132,7 +132,8 @@ async def verify(source: Records, target: Records, *, progress: Progress = silen
             different[str(kind)] = {"source": msgspec.to_builtins(there), "target": msgspec.to_builtins(here)}
     if different:
         kinds = ", ".join(different)
-        raise ConflictError(f"the copy is not equal to its source in: {kinds}", kinds=different)
+        message = f"the copy is not equal to its source in: {kinds}; --restart drops it and begins anew"
+        raise ConflictError(message, kinds=different)
     return sums
 
 
