@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -101,6 +102,18 @@ async def test_an_absent_server_is_told_quickly_and_without_the_password():
     assert clock.monotonic() - begin < 10
     assert "secret" not in str(caught.value.message)
     assert caught.value.detail["retry_after_s"] > 0
+
+
+@needs_ferretdb
+async def test_retryable_writes_are_left_out_where_the_server_has_none(own_server: MongoServer):
+    # A single server has none, whatever the URL says.
+    store = MongoStore(f"{own_server.url('db')}?retryWrites=true")
+    await store.open()
+
+    assert await store.values.put("a", "1")
+    assert await store.values.put("a", "2")
+
+    await store.close()
 
 
 @needs_ferretdb
@@ -331,6 +344,31 @@ async def test_a_store_recovers_by_itself(own_server: MongoServer, caplog: pytes
     told = [record.getMessage() for record in caplog.records]
     assert sum("is away" in line for line in told) == 1
     assert sum("is back" in line for line in told) == 1
+    await store.close()
+
+
+@needs_ferretdb
+@pytest.mark.expects_logs
+async def test_a_server_that_hangs_holds_nobody_for_long(own_server: MongoServer):
+    store = MongoStore(own_server.url("db"))
+    await store.open()
+    await store.values.put("a", "1")
+    assert own_server.process
+
+    own_server.process.send_signal(signal.SIGSTOP)
+    begin = clock.monotonic()
+    failed = await asyncio.gather(*(store.values.get("a") for _ in range(200)), return_exceptions=True)
+    took_s = clock.monotonic() - begin
+    own_server.process.send_signal(signal.SIGCONT)
+
+    assert {type(error) for error in failed} == {StoreUnavailable}
+    assert took_s < 15, "less than the time-out of a single call"
+    while True:
+        try:
+            assert await store.values.get("a") == "1"
+            break
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
     await store.close()
 
 

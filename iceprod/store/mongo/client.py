@@ -162,9 +162,9 @@ class _Link:
 
     async def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of a call of the driver, or the error that it stands for."""
+        await self._wait()
         async with self._turns:
-            if self._away_at is not None or not self._is_there():
-                await self._wait()
+            await self._wait()
             try:
                 return await call()
             except (PyMongoError, DocumentTooLarge) as error:
@@ -176,6 +176,8 @@ class _Link:
 
     async def _wait(self) -> None:
         """Wait for a server that takes writes, but not for long after it went away."""
+        if self._away_at is None and self._is_there():
+            return
         while not self._is_there():
             if self.is_closed:
                 raise StoreUnavailable("the store is not open")
