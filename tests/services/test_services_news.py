@@ -37,8 +37,8 @@ async def test_a_silent_process_tells_every_second_that_it_lives(sites_of):
     assert there.services.news.processes == 2
 
 
-async def test_a_number_that_is_missing_has_everything_read_again(sites_of):
-    here, there = await sites_of(2)
+async def test_a_number_that_is_missing_has_everything_read_again(sites_in_memory):
+    here, there = await sites_in_memory(2)
     dataset = await here.submit(njobs=2)
     await here.services.news.tell()
     del sharing_of(here).messages[here.services.news.process_id][2]
@@ -54,8 +54,8 @@ async def test_a_number_that_is_missing_has_everything_read_again(sites_of):
 @pytest.mark.parametrize(
     "body", [b"", b"{", b'{"version":2,"more":"news"}', b'{"version":1,"gone":7}', b"\xff"]
 )
-async def test_a_message_that_is_not_understood_has_everything_read_again(sites_of, body):
-    here, there = await sites_of(2)
+async def test_a_message_that_is_not_understood_has_everything_read_again(sites_in_memory, body):
+    here, there = await sites_in_memory(2)
     await here.submit()
     await sharing_of(here).publish([Message("newer", 1, body)])
     await there.services.news.poll()
@@ -64,8 +64,8 @@ async def test_a_message_that_is_not_understood_has_everything_read_again(sites_
     assert await there.claim(await there.pilot())
 
 
-async def test_a_message_that_comes_twice_is_heard_once(sites_of):
-    here, there = await sites_of(2)
+async def test_a_message_that_comes_twice_is_heard_once(sites_in_memory):
+    here, there = await sites_in_memory(2)
     await here.submit()
     await spread(here, there)
     heard = there.services.news.heard
@@ -77,8 +77,8 @@ async def test_a_message_that_comes_twice_is_heard_once(sites_of):
     assert there.services.news.heard == heard + 1
 
 
-async def test_a_store_that_is_away_loses_no_news(sites_of):
-    here, there = await sites_of(2)
+async def test_a_store_that_is_away_loses_no_news(sites_in_memory):
+    here, there = await sites_in_memory(2)
     dataset = await here.submit()
     sharing_of(here).is_away = True
     for _ in range(3):
@@ -123,8 +123,8 @@ async def test_too_much_to_tell_is_left_for_others_to_look_at(sites_of, monkeypa
     assert len(await there.claim(await there.pilot(), max_tasks=8)) == 8
 
 
-async def test_processes_that_are_gone_for_long_are_forgotten(sites_of):
-    here, there = await sites_of(2)
+async def test_processes_that_are_gone_for_long_are_forgotten(sites_in_memory):
+    here, there = await sites_in_memory(2)
     for _ in range(4):
         here.monotonic.advance(news.FORGET_S / 3)
         await here.services.news.tell()
@@ -157,10 +157,10 @@ async def test_news_are_told_at_once_and_heard_within_a_moment(sites_of):
 
 
 @pytest.mark.expects_logs
-async def test_trouble_is_logged_once_and_the_loops_go_on(sites_of, caplog, monkeypatch):
+async def test_trouble_is_logged_once_and_the_loops_go_on(sites_in_memory, caplog, monkeypatch):
     monkeypatch.setattr(news, "GAP_S", 0.001)
     monkeypatch.setattr(news, "POLL_S", 0.001)
-    here, there = await sites_of(2)
+    here, there = await sites_in_memory(2)
     sharing_of(here).is_away = True
     hearing = asyncio.create_task(there.services.news.keep_hearing())
     await asyncio.sleep(0.05)
