@@ -24,7 +24,8 @@ from iceprod import ids
 from iceprod.errors import ConflictError, InputError, NotFoundError, Unavailable
 
 _INCOMING: Final = ".incoming"
-_HANDOVER: Final = ".handed-over"
+HANDOVER: Final = ".handed-over"
+"""Where in the tree the web server in front puts uploads."""
 _DIGESTS: Final = ".digests"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a pipe would hold the thread for ever.
@@ -113,7 +114,12 @@ class Draft:
         """Make it durable and put it at that path, in place of a former file if there is one.
 
         Returns whether it is new.
+
+        Raises:
+            ConflictError: it was discarded meanwhile, as when its sender has gone.
         """
+        if self._descriptor < 0:
+            raise ConflictError("the upload was broken off")
         with _told():
             os.fsync(self._descriptor)
             self._tree.note_digest(names, os.fstat(self._descriptor), self.digest)
@@ -185,7 +191,7 @@ class FileTree:
         self._root = root
         self._keep_free_bytes = keep_free_bytes
         self.incoming = root / _INCOMING
-        self.handover = root / _HANDOVER
+        self.handover = root / HANDOVER
         self._digests = root / _DIGESTS
 
     def open(self) -> None:

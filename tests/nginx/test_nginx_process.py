@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pycurl
 import pytest
 
+from iceprod.cli.main import main
 from iceprod.errors import ConfigError, Unavailable
 from iceprod.server import nginx as frontend
 from iceprod.server.nginx import NginxProcess
 from iceprod.server.nginx.control import left_over
-from tests.nginx_harness import Front, children, free_port, front_settings, kill, needs_nginx, until
-from tests.servers import run
+from tests.nginx_harness import Front, children, front_settings, kill, needs_nginx, until
+from tests.servers import Ran
 
 pytestmark = [pytest.mark.nginx, pytest.mark.e2e, needs_nginx]
 
@@ -65,7 +68,7 @@ class Load:
 
 def test_reloading_under_load_drops_no_request(echo_with):
     front = echo_with()
-    workers = set(children(front.process.pid))
+    workers = until(lambda: set(children(front.process.pid)))
 
     with Load(front) as load:
         for _ in range(3):
@@ -80,7 +83,7 @@ def test_reloading_under_load_drops_no_request(echo_with):
 
 def test_a_worker_that_is_killed_is_replaced_by_nginx(echo_with):
     front = echo_with()
-    (worker,) = children(front.process.pid)
+    (worker,) = until(lambda: children(front.process.pid))
 
     kill(worker)
 
@@ -247,28 +250,38 @@ upstreams = ["{nginx.upstreams[0]}"]
     return path
 
 
-def command(config_file, *arguments):
-    return run("nginx", *arguments, "--config", str(config_file))
+@pytest.fixture
+def command(config_file, capsys) -> Callable[..., Ran]:
+    """Runs a command of ``iceprod nginx`` in this process."""
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["nginx", *arguments, "--config", str(config_file)])
+        shown = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), shown.out, shown.err)
+
+    return run
 
 
-def test_commands_generate_check_run_reload_and_reopen(settings, config_file, authority):
-    assert command(config_file, "check").code == 3
-    made = command(config_file, "generate", "--json")
+def test_commands_generate_check_run_reload_and_reopen(settings, config_file, authority, command):
+    assert command("check").code == 3
+    made = command("generate", "--json")
     assert made.json == {
         "config": str(settings.nginx_path / "nginx.conf"),
         "build": made.json["build"],
         "is_new": True,
     }
-    assert command(config_file, "generate", "--json").json["is_new"] is False
-    checked = command(config_file, "check", "--json").json
+    assert command("generate", "--json").json["is_new"] is False
+    checked = command("check", "--json").json
     assert (checked["valid"], checked["fresh"]) == (True, True)
-    assert command(config_file, "reload").code == 5
+    assert command("reload").code == 5
 
     front = Front(settings, authority)
     with running(config_file, front) as pid:
         assert front.ask("/x").status == 200
         for name in ("reload", "reopen"):
-            done = command(config_file, name)
+            done = command(name)
             assert (done.code, str(pid) in done.err) == (0, True), done.err
         assert front.ask("/x").status == 200
 
@@ -281,9 +294,6 @@ class running:  # noqa: N801 - reads as what it is
         self._front = front
 
     def __enter__(self) -> int:
-        import subprocess  # noqa: PLC0415
-        import sys  # noqa: PLC0415
-
         arguments = ["nginx", "run", "--config", str(self._config_file)]
         self._process = subprocess.Popen([sys.executable, "-m", "iceprod.cli.main", *arguments])
         until(lambda: self._front.has_pid(self._process.pid) or self._process.poll() is not None)
@@ -295,23 +305,22 @@ class running:  # noqa: N801 - reads as what it is
         self._process.wait(30)
 
 
-def test_a_configuration_that_is_broken_or_stale_is_told(settings, config_file):
-    assert command(config_file, "generate").code == 0
+def test_a_configuration_that_is_broken_or_stale_is_told(settings, config_file, command):
+    assert command("generate").code == 0
     config_file.write_text(config_file.read_text().replace("[nginx]", "[nginx]\nrate = 7"))
-    stale = command(config_file, "check")
+    stale = command("check")
     assert (stale.code, "iceprod nginx generate" in stale.err) == (0, True)
 
     config_file.write_text(config_file.read_text().replace(str(settings.nginx.certificate), "/nothing.pem"))
-    assert command(config_file, "generate").code == 0
-    broken = command(config_file, "check", "--json")
+    assert command("generate").code == 0
+    broken = command("check", "--json")
     assert (broken.code, broken.json["valid"]) == (1, False)
     assert "/nothing.pem" in "".join(broken.json["messages"])
-    refused = command(config_file, "run")
+    refused = command("run")
     assert (refused.code, "/nothing.pem" in refused.err) == (78, True)
 
 
-def test_a_program_that_is_not_there_is_told(settings, config_file):
-    command(config_file, "generate")
+def test_a_program_that_is_not_there_is_told(settings, config_file, command):
+    command("generate")
     config_file.write_text(config_file.read_text().replace("[nginx]", '[nginx]\nprogram = "no-such-nginx"'))
-    assert command(config_file, "check").code == 78
-    assert free_port()
+    assert command("check").code == 78

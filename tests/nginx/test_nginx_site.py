@@ -139,8 +139,8 @@ def test_a_pilot_that_hangs_up_waits_no_longer(front):
     }
     body = json.dumps(message)
     with front.connect() as connection:
-        head = f"POST /jsonrpc HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {pilot}\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body.encode())
+        head = f"POST /jsonrpc HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {pilot}\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         until(lambda: waiting(front) == 1)
 
     until(lambda: waiting(front) == 0)
@@ -157,8 +157,8 @@ def test_live_progress_arrives_as_it_happens(front):
     made = rpc(front, "dataset.submit", config=CONFIG, njobs=2)
     with ExitStack() as stack:
         connection = stack.enter_context(front.connect())
-        head = f"GET /events/datasets/{made['dataset_id']} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {front.token}\r\n\r\n"
-        connection.sendall(head.encode())
+        head = f"GET /events/datasets/{made['dataset_id']} HTTP/1.1\r\nHost: x\r\n"
+        connection.sendall(f"{head}Authorization: Bearer {front.token}\r\n\r\n".encode())
         answer = stack.enter_context(closing(http.client.HTTPResponse(connection)))
         answer.begin()
         assert answer.status == 200

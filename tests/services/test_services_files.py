@@ -326,3 +326,109 @@ def test_cleaning_throws_away_what_a_crash_left_and_nothing_younger(tmp_path):
     assert list(tree.incoming.iterdir()) == [younger.path]
     assert list(tree.handover.iterdir()) == []
     younger.discard()
+
+
+def handed(site, data=TEXT, name="0000000001"):
+    """A file as the web server in front leaves it."""
+    path = site.settings.files_path / ".handed-over" / name
+    path.write_bytes(data)
+    return path
+
+
+async def test_what_was_handed_over_is_checked_and_renamed(site, files, held):
+    _, running, payload = held
+    path = f"job_temp/{running.dataset_id}/{running.job_index}/muons.i3"
+    source = handed(site)
+    number = source.stat().st_ino
+
+    arrived = await files.take_over(payload, path, str(source))
+    stored = await arrived.commit(size=len(TEXT), digest=hashlib.sha256(TEXT).digest())
+
+    assert stored.is_new
+    assert stored.facts.digest == hashlib.sha256(TEXT).digest()
+    assert (site.settings.files_path / path).stat().st_ino == number
+    assert await get(files, payload, path) == TEXT
+    assert not source.exists()
+
+
+@pytest.mark.parametrize("announced", [{"size": 3}, {"digest": hashlib.sha256(b"other").digest()}])
+async def test_what_was_handed_over_and_differs_never_appears(site, files, announced):
+    source = handed(site)
+
+    arrived = await files.take_over(ADMIN, "site_temp/x", str(source))
+    with pytest.raises(InputError):
+        await arrived.commit(**announced)
+    await arrived.abort()
+
+    assert not source.exists()
+    with pytest.raises(NotFoundError):
+        await files.download(ADMIN, "site_temp/x")
+
+
+async def test_an_upload_whose_lease_ends_while_it_is_read_is_refused(site, files, held):
+    pilot, running, payload = held
+    source = handed(site)
+    arrived = await files.take_over(payload, f"dataset_temp/{running.dataset_id}/x", str(source))
+    await site.finish(pilot, running)
+
+    with pytest.raises(LeaseLost):
+        await arrived.commit()
+    await arrived.abort()
+
+    assert not source.exists()
+
+
+async def test_nobody_gets_at_other_files_by_handing_them_over(site, files, tmp_path):
+    root = site.settings.files_path
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"not for you")
+    await put(files, ADMIN, "site_temp/mine", b"mine")
+    link, hard = root / ".handed-over" / "7", root / ".handed-over" / "8"
+    link.symlink_to(secret)
+    hard.hardlink_to(secret)
+    (root / ".handed-over" / "9").mkdir()
+    os.mkfifo(root / ".handed-over" / "10")
+    wrong = [
+        str(secret),
+        str(root / "site_temp" / "mine"),
+        str(root / ".handed-over" / ".." / "site_temp" / "mine"),
+        f"{root}/.handed-over//7",
+        f"{root}/.handed-over/",
+        str(link),
+        str(hard),
+        str(root / ".handed-over" / "9"),
+        str(root / ".handed-over" / "10"),
+        "",
+        "7",
+    ]
+
+    for source in wrong:
+        with pytest.raises((InputError, ConflictError)):
+            await files.take_over(ADMIN, "site_temp/x", source)
+
+    assert secret.read_bytes() == b"not for you"
+    assert await get(files, ADMIN, "site_temp/mine") == b"mine"
+
+
+async def test_a_file_that_got_lost_on_its_way_may_be_sent_again(site, files):
+    with pytest.raises(Unavailable):
+        await files.take_over(ADMIN, "site_temp/x", str(site.settings.files_path / ".handed-over" / "1"))
+
+
+async def test_who_may_not_write_hands_nothing_over_and_nothing_stays(site, files):
+    for principal, error in ((ANONYMOUS, NotAuthenticated), (ALICE, AccessDenied)):
+        source = handed(site)
+        with pytest.raises(error):
+            await files.take_over(principal, "site_temp/x", str(source))
+        assert not source.exists()
+
+
+async def test_may_upload_is_what_upload_would_say(files, held):
+    _, running, payload = held
+    await files.may_upload(payload, f"dataset_temp/{running.dataset_id}/x", size=5)
+    with pytest.raises(TooLarge):
+        await files.may_upload(ADMIN, "site_temp/x", size=10**15)
+    with pytest.raises(NotFoundError):
+        await files.may_upload(payload, "dataset_temp/other/x")
+    with pytest.raises(NotAuthenticated):
+        await files.may_upload(ANONYMOUS, "site_temp/x")

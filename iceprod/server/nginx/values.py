@@ -18,7 +18,7 @@ from iceprod.errors import ConfigError
 from iceprod.server import security, static
 from iceprod.server.directory import PORTS_FILE
 from iceprod.server.handlers.multipart import ENVELOPE_BYTES
-from iceprod.services.filestore import FileTree
+from iceprod.services.filestore import HANDOVER
 
 CONFIG_FILE: Final = "nginx.conf"
 # What could end a quoted value, or begin a variable in it.
@@ -51,7 +51,9 @@ class Values:
         return found
 
     def _refuse(self, setting: str, message: str) -> str:
-        self._problems.append({"path": setting, "message": message})
+        problem = {"path": setting, "message": message}
+        if problem not in self._problems:
+            self._problems.append(problem)
         return ""
 
     def _process(self) -> dict[str, str]:
@@ -77,20 +79,20 @@ class Values:
 
     def _paths(self) -> dict[str, str]:
         settings, nginx = self._settings, self._nginx
-        directory = settings.nginx_path
-        tree = FileTree(settings.files_path)
-        authority = self._path("nginx.client_ca", nginx.client_ca) if nginx.client_ca else ""
+        directory = self._path("nginx.directory", settings.nginx_path)
+        files = self._path("files.path", settings.files_path)
+        log = nginx.access_log
         certificate = self._needed("nginx.certificate", nginx.certificate)
         return {
-            "directory": self._path("nginx.directory", directory),
-            "access_log": self._path("nginx.access_log", nginx.access_log or directory / "logs/access.log"),
+            "directory": directory,
+            "access_log": self._path("nginx.access_log", log) if log else f"{directory}/logs/access.log",
             "certificate": certificate,
             "certificate_key": self._needed("nginx.certificate_key", nginx.certificate_key),
-            "client_ca": authority,
+            "client_ca": self._path("nginx.client_ca", nginx.client_ca) if nginx.client_ca else "",
             "build": static.build_id(),
-            "static": self._path("nginx.directory", static_path(settings)),
-            "files": self._path("files.path", settings.files_path),
-            "handover": self._path("files.path", tree.handover),
+            "static": f"{directory}/static/{static.build_id()}",
+            "files": files,
+            "handover": f"{files}/{HANDOVER}",
             "origin_trust": _trust(certificate),
         }
 
@@ -147,6 +149,7 @@ class Values:
             "limits": "\n".join(limits),
             "form_bytes": str(settings.server.max_form_bytes),
             "rpc_bytes": str(settings.rpc.max_message_bytes),
+            "upstream_idle_s": str(max(1, min(60, int(settings.server.drain_s / 2)))),
             "file_bytes": str(settings.files.max_bytes + ENVELOPE_BYTES),
         }
 
