@@ -95,8 +95,16 @@ class Metrics:
         waiting = sum(demand.waiting for demand in self._services.scheduler.demand())
         pilots = Counter(str(pilot.status) for pilot in self._services.slots.pilots.values())
         failures = {name: record.failures for name, record in supervisor.records.items()}
+        news = self._services.news
         parts = [
             _table("iceprod_info", "gauge", "version", {__version__: 1}),
+            # Whoever scrapes a port that several processes share is told which one has answered.
+            _table("iceprod_process_info", "gauge", "process", {news.process_id: 1}),
+            _one("iceprod_processes", "gauge", news.processes),
+            _one("iceprod_has_duties", "gauge", int(self._services.duty.is_holding())),
+            _one("iceprod_news_told_total", "counter", news.told),
+            _one("iceprod_news_heard_total", "counter", news.heard),
+            _one("iceprod_news_missed_total", "counter", news.looks),
             _table("iceprod_tasks", "gauge", "status", await self._task_counts()),
             _table("iceprod_pilots", "gauge", "status", pilots),
             _one("iceprod_ready_tasks", "gauge", waiting),

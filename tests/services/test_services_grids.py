@@ -465,3 +465,73 @@ async def test_a_pilot_that_ends_is_gone_and_replaced_without_a_poll(machine, tm
     await until(lambda: "p2" in site.book.records)
 
     assert site.book.gone_for == {"p1": "cancelled"}
+
+
+# -- several processes, of which one takes care of the grids ---------------------------------
+
+
+async def test_pilots_on_the_machine_of_a_former_holder_are_left_alone_and_take_no_place(site, queue):
+    queue.is_machine_bound = True
+    for number in range(6):  # as many as there may be
+        elsewhere = Pilot(f"e{number}", PilotStatus.RUNNING, START, START, grid="queue", offer=Offer(NODE))
+        full = replace(elsewhere, grid_job_id=f"other.{number}", claimed=NODE)
+        site.book.put(full)
+    site.waiting = [Demand(SMALL, 1)]
+
+    for _ in range(3):
+        await site.step(LIST_S)
+
+    assert site.book.gone_for == {}, "they run, for all that is known here"
+    assert len(queue.pilots) == 1
+
+
+async def test_who_has_the_grids_again_finds_its_own_pilots_again(site, queue):
+    queue.is_machine_bound = True
+    site.waiting = [Demand(SMALL, 2)]
+    await site.step()
+    assert len(queue.pilots) == 2
+    await site.controller.close()
+    queue.all(GridState.RUNNING)
+
+    for pilot_id in queue.pilots.values():
+        site.book.register(pilot_id, finished=1)
+    await site.step(1)
+
+    assert site.controller.status()[0].pilots == 2
+    assert len(queue.pilots) == 2
+    site.waiting = []
+    queue.all(GridState.ENDED, "out of time")
+    await site.step(1)
+    assert site.book.gone_for == dict.fromkeys(queue.pilots.values(), "out of time")
+
+
+async def test_who_has_lost_the_duties_meanwhile_starts_no_pilot(queue):
+    site = Site()
+    on_duty = [False]
+    site.controller = GridController(
+        [(queue, GridSettings(name="queue"))],
+        pilots=site.book,
+        records=site.book.get,
+        slots=site.slots,
+        demand=lambda: site.waiting,
+        clock=lambda: site.now,
+        is_on_duty=lambda: on_duty[0],
+    )
+    site.waiting = [Demand(SMALL, 3)]
+    await site.step()
+    assert not queue.pilots
+    on_duty[0] = True
+    await site.step(1)
+    assert queue.pilots
+    await site.controller.close()
+
+
+async def test_how_the_grids_are_is_told_by_who_takes_care_of_them(site, queue):
+    await site.step()
+    other = Site(Queue())
+    other.controller._is_on_duty = lambda: False
+    other.controller.cared_for_elsewhere(site.controller.status())
+    assert other.controller.status() == site.controller.status()
+    assert other.slots.grids == site.slots.grids
+    site.controller.cared_for_elsewhere([])
+    assert site.controller.status(), "who has the duties knows better"
