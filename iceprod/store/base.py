@@ -31,9 +31,17 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Attempt, Move, Moved, Task
 from iceprod.model.user import Token, User
+from iceprod.store.sharing import Hold, Message, Sharing
 
 if TYPE_CHECKING:
     from iceprod.store.archive import Archive
+
+__all__ = [
+    "AccountRepository", "AuditEntry", "AuditRepository", "DatasetConfig", "DatasetFilter", "DatasetPatch",
+    "DatasetRepository", "Drift", "Hold", "JobRepository", "LogInfo", "LogRepository", "Materialised",
+    "Message", "PilotRepository", "Sharing", "Store", "TaskClass", "TaskFilter", "TaskRepository",
+    "ValueRepository",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,12 +327,12 @@ class AccountRepository(ABC):
         """The credentials of one subject, newest first."""
 
     @abstractmethod
-    async def drop_tokens(self, digests: Sequence[str]) -> int:
-        """Forget credentials; how many there were."""
-
-    @abstractmethod
     async def certificates(self, page: Page) -> Slice[Token]:
         """The credentials that are client certificates, by their ``certificate``."""
+
+    @abstractmethod
+    async def drop_tokens(self, digests: Sequence[str]) -> int:
+        """Forget credentials; how many there were."""
 
     @abstractmethod
     async def drop_expired_tokens(self, now: float) -> int:
@@ -399,75 +407,6 @@ class ValueRepository(ABC):
     @abstractmethod
     async def put_new(self, name: str, text: str) -> str:
         """Keep a document unless there is one; returns the one kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Who has a duty that only one process may have.
-
-    ``fence`` is one higher for every new holder and marks what the holder writes; ``beat``
-    grows for as long as the holder lives.
-    """
-
-    name: str
-    holder: str
-    fence: int
-    beat: int
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """News of one process for the others; ``number`` counts its messages from 1 without a gap."""
-
-    sender: str
-    number: int
-    body: bytes
-
-
-class Sharing(ABC):
-    """What processes need that share a store: leases on duties, and news of one another.
-
-    No clock is compared between machines: who wants a lease that another has watches
-    whether its beat goes on.
-    """
-
-    @abstractmethod
-    async def hold(self, name: str) -> Hold | None:
-        """Who has a duty now, or had it last; None if nobody ever had."""
-
-    @abstractmethod
-    async def take(self, name: str, holder: str, *, expected: Hold | None) -> Hold | None:
-        """Take a duty over, under the next fence; None unless it still stands as ``expected``."""
-
-    @abstractmethod
-    async def beat(self, hold: Hold) -> Hold | None:
-        """Show that the holder lives; None if the duty has been taken over."""
-
-    @abstractmethod
-    async def release(self, hold: Hold) -> None:
-        """Give a duty up, so that the next may take it at once: its holder is then empty."""
-
-    @abstractmethod
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Tell the other processes; messages of one sender come in order, one call at a time.
-
-        Messages are kept for a while (the last thousand of a sender at least).
-        """
-
-    @abstractmethod
-    async def heads(self) -> dict[str, int]:
-        """The number of the newest message of each sender that is known."""
-
-    @abstractmethod
-    async def since(self, seen: Mapping[str, int], limit: int) -> list[Message]:
-        """Messages after those numbers (0 for senders not named), in order for each sender.
-
-        Cheap when there is none, for it is asked many times a second.
-        """
-
-    @abstractmethod
-    async def forget(self, senders: Sequence[str]) -> None:
-        """Drop what is kept of processes that are gone."""
 
 
 class Store(ABC):
