@@ -150,6 +150,7 @@ class Values:
             "form_bytes": str(settings.server.max_form_bytes),
             "rpc_bytes": str(settings.rpc.max_message_bytes),
             "upstream_idle_s": str(max(1, min(60, int(settings.server.drain_s / 2)))),
+            "upstream_idle_s": str(max(1, min(60, int(settings.server.drain_s / 2)))),
             "file_bytes": str(settings.files.max_bytes + ENVELOPE_BYTES),
         }
 
