@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from iceprod.errors import InputError, LeaseLost, NotFoundError, TooLarge, Unavailable
+from iceprod.errors import ConflictError, InputError, LeaseLost, NotFoundError, TooLarge, Unavailable
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_job_id
@@ -84,6 +84,7 @@ class Arrived:
         self._draft = draft
         # The client may go while a write is under way; its descriptor must stay until that ends.
         self._lock = asyncio.Lock()
+        self._is_over = False
 
     async def commit(self, *, size: int | None = None, digest: bytes | None = None) -> StoredFile:
         """Check size and SHA-256 where they were announced, and make the file appear.
@@ -91,6 +92,7 @@ class Arrived:
         Raises:
             InputError: something else arrived than was announced.
             LeaseLost: the task's lease ended meanwhile.
+            ConflictError: the client has gone, and the file with it.
         """
         draft = self._draft
         if size is not None and size != draft.size_bytes:
@@ -99,14 +101,20 @@ class Arrived:
             raise InputError("the digest is not that of what came")
         await self._files.check_lease(self._principal)
         facts = FileFacts(draft.size_bytes, 0.0, draft.digest)
-        async with self._lock:
-            is_new = await self._files.run(lambda: draft.commit(self._names))
+        is_new = await self._with_draft(lambda: draft.commit(self._names))
         return StoredFile(facts, is_new)
 
     async def abort(self) -> None:
         """Leave nothing behind; harmless after `commit`."""
         async with self._lock:
+            self._is_over = True
             await self._files.run(self._draft.discard)
+
+    async def _with_draft(self, work: Callable[[], T]) -> T:
+        async with self._lock:
+            if self._is_over:
+                raise ConflictError("the upload was broken off")
+            return await self._files.run(work)
 
 
 class Upload(Arrived):
@@ -141,8 +149,7 @@ class Upload(Arrived):
     async def _flush(self) -> None:
         piece, self._piece = bytes(self._piece), bytearray()
         if piece:
-            async with self._lock:
-                await self._files.run(lambda: self._incoming.write(piece))
+            await self._with_draft(lambda: self._incoming.write(piece))
 
 
 class FileService:

@@ -157,6 +157,20 @@ async def test_a_task_reaches_only_its_own_job_and_dataset(site, files, held):
             await get(files, payload, path)
 
 
+async def test_an_upload_that_was_broken_off_does_not_appear(files, held):
+    _, running, payload = held
+    path = f"dataset_temp/{running.dataset_id}/x"
+    upload = await files.upload(payload, path)
+    await upload.write(TEXT)
+
+    await upload.abort()
+
+    with pytest.raises(ConflictError):
+        await upload.commit()
+    with pytest.raises(NotFoundError):
+        await get(files, payload, path)
+
+
 async def test_a_task_reaches_nothing_once_its_lease_is_over(site, files, held):
     pilot, running, payload = held
     path = f"dataset_temp/{running.dataset_id}/x"
