@@ -39,6 +39,7 @@ class Sightings:
         self._draft = draft
         self._tallies: dict[str, _Tally] = {}
         self._unsaved: set[str] = set()
+        self._untold: set[str] = set()
         self._told: dict[str, tuple[PilotStatus, Resources]] = {}
 
     def touch(
@@ -68,6 +69,7 @@ class Sightings:
         )
         self._slots.put(pilot)
         self._unsaved.add(pilot_id)
+        self._untold.add(pilot_id)
 
     def count(self, pilot_id: str, *, ok: bool, is_bad_luck: bool) -> int:
         """An attempt has ended; how many were bad luck in a row, as far as this process knows."""
@@ -104,7 +106,8 @@ class Sightings:
 
     def tell(self) -> None:
         """Tell other processes what pilots have in use, where that is different now."""
-        for pilot_id in self._unsaved:
+        untold, self._untold = self._untold, set()
+        for pilot_id in untold:
             pilot = self._slots.pilots.get(pilot_id)
             if pilot is None or self._told.get(pilot_id) == (pilot.status, pilot.claimed):
                 continue
