@@ -152,7 +152,7 @@ def test_a_store_does_what_its_model_does(
     open_store: OpenStore, tmp_path: Path, request: pytest.FixtureRequest
 ):
     numbers = itertools.count()
-    examples = 25 if request.node.get_closest_marker("mongo") else 120  # there each step takes its time
+    examples = 12 if request.node.get_closest_marker("mongo") else 120  # there each step takes its time
 
     with asyncio.Runner() as runner:
 

@@ -1,0 +1,320 @@
+"""Whatever happens between two writes to MongoDB, the end is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from mongo_faults import Crash, CrashBefore, CrashWithin, Fate, LoseAnswer, Overtake, Process
+from store_samples import dataset, make, make_jobs
+
+from iceprod.errors import AlreadyExists, StoreUnavailable
+from iceprod.model.lifecycle import UNFINISHED, TaskEvent, TaskStatus, roll_up_job
+from iceprod.model.task import Ended, Lease, Move, Outcome
+from iceprod.store.base import DatasetConfig, DatasetPatch
+from iceprod.store.mongo import MongoStore
+from iceprod.store.mongo.client import Database
+from iceprod.store.mongo.documents import dataset_of, derived, job_counts
+from iceprod.store.mongo.recount import repair
+
+pytestmark = pytest.mark.mongo
+
+E = TaskEvent
+CHAIN = ((), (0,), ())
+
+
+@dataclass(frozen=True)
+class Run:
+    """Two datasets of their own: ``b`` needs tasks of ``a``, job by job."""
+
+    a: str
+    b: str
+
+    @property
+    def outer(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        return (((self.a, 0),), (), ())
+
+    async def prepare(self, process: Any) -> None:
+        await make(process, self.a, depends=CHAIN, jobs_wanted=2)
+        await make(process, self.b, depends=CHAIN, external=self.outer, jobs_wanted=2, jobs=1)
+
+    def claim(self, *places: str) -> list[Move]:
+        return [Move(self._id(place), E.CLAIMED, lease=Lease("L", "p", 90.0)) for place in places]
+
+    def end(self, event: TaskEvent, *places: str, **fields: Any) -> list[Move]:
+        outcome = Outcome.FINISHED if event is E.FINISHED else Outcome.FAILED
+        ended = Ended(outcome, stats={"a.b": "$x"})
+        return [Move(self._id(place), event, lease_id="L", ended=ended, **fields) for place in places]
+
+    def plain(self, event: TaskEvent, *places: str) -> list[Move]:
+        return [Move(self._id(place), event) for place in places]
+
+    def _id(self, place: str) -> str:
+        return f"{getattr(self, place[0])}-{place[1:]}"
+
+
+Step = Callable[[Run, Any], Awaitable[object]]
+
+
+async def _nothing(run: Run, process: Any) -> None:
+    """The datasets as they were made."""
+
+
+async def _a_running(run: Run, process: Any) -> None:
+    await process.tasks.move(run.claim("a0-0", "a1-0", "a1-2"), now=5.0)
+
+
+async def _a_complete(run: Run, process: Any) -> None:
+    await _a_running(run, process)
+    await process.tasks.move(run.end(E.FINISHED, "a0-0", "a1-0", "a1-2"), now=6.0)
+
+
+async def _all_but_one(run: Run, process: Any) -> None:
+    await _a_complete(run, process)
+    for places in (("a1-1", "a0-1", "a0-2"), ("b0-0",)):
+        await process.tasks.move(run.claim(*places), now=7.0)
+    await process.tasks.move(run.end(E.FINISHED, "a0-1", "a0-2"), now=8.0)
+
+
+async def _add(run: Run, process: Any) -> None:
+    with contextlib.suppress(AlreadyExists):
+        outer = (((run.b, 0),), ((run.a, 2),))
+        await process.datasets.add(dataset(f"{run.a}c", depends=((), (0,)), external=outer), "{}")
+    with contextlib.suppress(AlreadyExists):
+        await process.datasets.add(dataset(f"{run.a}d"), "text")
+
+
+async def _materialise(run: Run, process: Any) -> None:
+    kept = await process.datasets.get(run.b)
+    await make_jobs(process, kept, 1, 1)
+
+
+async def _claim(run: Run, process: Any) -> None:
+    await process.tasks.move(run.claim("a0-0", "a1-0", "a1-2", "b0-2"), now=9.0)
+
+
+async def _finish(run: Run, process: Any) -> None:
+    await process.tasks.move(run.end(E.FINISHED, "a0-0", "a1-0", "a1-2"), now=9.0)
+
+
+async def _finish_last(run: Run, process: Any) -> None:
+    await process.tasks.move(run.end(E.FINISHED, "a1-1", "b0-0"), now=9.0)
+
+
+async def _fail(run: Run, process: Any) -> None:
+    moves = [
+        *run.end(E.RETRIED, "a0-0", class_id=7),
+        *run.end(E.DEFERRED, "a1-0", release_at=50.0),
+        *run.end(E.FAILED, "a1-2"),
+    ]
+    await process.tasks.move(moves, now=9.0)
+
+
+async def _reset(run: Run, process: Any) -> None:
+    await process.tasks.move(run.plain(E.HARD_RESET, "a0-0", "a1-2", "b0-0"), now=9.0)
+
+
+async def _suspend(run: Run, process: Any) -> None:
+    await process.tasks.move(run.plain(E.SUSPENDED, "a0-1", "a1-1", "b0-0"), now=9.0)
+    await process.datasets.update(run.a, DatasetPatch(suspended=True), now=9.0)
+
+
+async def _set_config(run: Run, process: Any) -> None:
+    config = DatasetConfig("new", ("x", "y", "z"), ((), (), (0,)), (((run.a, 2),), ((run.a, 0),), ()))
+    await process.datasets.set_config(run.b, config, expected_version=1, now=9.0)
+
+
+async def _renew(run: Run, process: Any) -> None:
+    leases = [(f"{run.a}-{place}", "L") for place in ("0-0", "1-0", "1-2")]
+    await process.tasks.renew(leases, until=300.0)
+
+
+STORIES: dict[str, tuple[Step, Step]] = {
+    "add": (_nothing, _add),
+    "materialise": (_a_complete, _materialise),
+    "claim": (_nothing, _claim),
+    "finish": (_a_running, _finish),
+    "finish_last": (_all_but_one, _finish_last),
+    "fail": (_a_running, _fail),
+    "reset": (_all_but_one, _reset),
+    "suspend": (_a_complete, _suspend),
+    "set_config": (_a_complete, _set_config),
+    "renew": (_a_running, _renew),
+}
+
+
+@pytest.fixture
+async def database(mongo_url: str) -> AsyncIterator[Database]:
+    # Without indexes, which take their time to make and which the test server does not use.
+    found = Database(mongo_url)
+    await found.open()
+    yield found
+    await found.close()
+
+
+Content = dict[str, list[dict[str, Any]]]
+COLLECTIONS = ("datasets", "jobs", "attempts", "configs", "sequences")
+PASSING = ("version", "epoch", "applied", "stamp", "owed", "owing")
+"""Fields that depend on how things came about."""
+
+
+async def content(database: Database) -> Content:
+    """All documents."""
+    return {
+        name: sorted(await database.collection(name).find({}), key=lambda document: document["_id"])
+        for name in COLLECTIONS
+    }
+
+
+async def restore(database: Database, kept: Content) -> None:
+    """Put documents in the place of all that there are."""
+    for name, documents in kept.items():
+        await database.collection(name).delete({})
+        await database.collection(name).insert_missing(documents)
+
+
+async def seen(database: Database) -> Content:
+    """What there is to see, after it was found sound.
+
+    Every counter is right, jobs and datasets stand where their tasks say, and nothing is left
+    to be done: counted here by other means than those of the store.
+    """
+    found = await content(database)
+    for kept in found["datasets"]:
+        assert "pending" not in kept
+        jobs = [job for job in found["jobs"] if job["_id"].partition("-")[0] == kept["_id"]]
+        assert kept["jobs_made"] == len(jobs)
+        assert +Counter(kept["jobs"]) == Counter(job["status"] for job in jobs)
+        tasks = [task for job in jobs for task in job["tasks"]]
+        for index, counted in enumerate(kept["tasks"]):
+            assert +Counter(counted) == Counter(t["status"] for t in tasks if t["index"] == index)
+        waiting = Counter(str(task["class_id"]) for task in tasks if task["status"] == "waiting")
+        assert +Counter(kept["ready"]) == waiting
+        assert kept["unfinished"] == sum(task["status"] in UNFINISHED for task in tasks)
+        assert kept["status"] == dataset_of(kept).rolled_up(job_counts(kept))
+        kept["ready"] = dict(waiting)
+        kept["jobs"] = kept["tasks"] = {}
+    for job in found["jobs"]:
+        assert not job.get("owing")
+        assert not job.get("owed")
+        assert job["status"] == roll_up_job(Counter(TaskStatus(task["status"]) for task in job["tasks"]))
+        present, absent = derived(job["tasks"])
+        assert {name: job[name] for name in present} == present
+        assert not job.keys() & set(absent)
+    for document in found["datasets"] + found["jobs"]:
+        for name in PASSING:
+            document.pop(name, None)
+    found.pop("sequences")
+    for kept in found["datasets"]:
+        kept.pop("number")
+    return found
+
+
+@dataclass(frozen=True)
+class Story:
+    """What came before, and how it ends if nothing happens."""
+
+    deed: Step
+    before: Content
+    end: Content
+
+    @classmethod
+    async def tell(cls, database: Database, name: str) -> Story:
+        before, deed = STORIES[name]
+        process = Process(database)
+        await RUN.prepare(process)
+        await before(RUN, process)
+        kept = await content(database)
+        await deed(RUN, process)
+        return cls(deed, kept, await seen(database))
+
+    async def play(self, database: Database, fate: Fate) -> Process | None:
+        """Begin again, with a fate; the process that has met it, or None if it met none."""
+        await restore(database, self.before)
+        process = Process(database, fate)
+        with contextlib.suppress(Crash, StoreUnavailable):
+            await self.deed(RUN, process)
+        await process.context.drain()
+        return process if fate.is_met else None
+
+
+RUN = Run("a", "b")
+WINDING = ("materialise", "finish", "finish_last", "reset", "set_config")
+
+
+@pytest.mark.parametrize("story", STORIES)
+async def test_a_crash_between_two_writes_is_repaired(database: Database, story: str):
+    told = await Story.tell(database, story)
+    for kind in (CrashBefore, CrashWithin):
+        at = 1
+        while await told.play(database, kind(at)):
+            process = Process(database)
+            await repair(process.context)
+            await seen(database)
+            await told.deed(RUN, process)
+            assert await seen(database) == told.end, (kind, at)
+            at += 1
+        assert at > 1
+
+
+@pytest.mark.parametrize("story", WINDING)
+async def test_a_lost_answer_is_made_up_for(database: Database, story: str):
+    told = await Story.tell(database, story)
+    at = 1
+    while process := await told.play(database, LoseAnswer(at)):
+        await told.deed(RUN, process)
+        await repair(process.context)
+        assert await seen(database) == told.end, at
+        at += 1
+
+
+@pytest.mark.parametrize("story", WINDING)
+async def test_another_process_repairs_what_is_under_way(database: Database, story: str):
+    told = await Story.tell(database, story)
+
+    async def deed() -> None:
+        await repair(Process(database).context)
+
+    at = 1
+    while await told.play(database, Overtake(at, deed=deed)):
+        assert await seen(database) == told.end, at
+        at += 1
+
+
+@pytest.mark.parametrize("story", WINDING)
+async def test_two_processes_that_do_the_same_do_it_once(database: Database, story: str):
+    told = await Story.tell(database, story)
+
+    async def deed() -> None:
+        await told.deed(RUN, Process(database))
+
+    at = 1
+    while await told.play(database, Overtake(at, deed=deed)):
+        assert await seen(database) == told.end, at
+        at += 1
+
+
+async def test_a_store_is_repaired_as_it_is_opened(mongo_url: str):
+    store = MongoStore(mongo_url)
+    await store.open()
+    run = Run("a", "b")
+    await run.prepare(store)
+    await _a_running(run, store)
+    database = Database(mongo_url)
+    await database.open()
+    with pytest.raises(Crash):
+        await _finish(run, Process(database, CrashBefore(2)))
+    await database.close()
+    await store.close()
+
+    await store.open()
+    progress = await store.datasets.progress("a")
+    lines = await store.check()
+    await store.close()
+
+    assert progress.all_tasks == {"complete": 2, "waiting": 3, "processing": 1}
+    assert lines == []
