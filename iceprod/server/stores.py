@@ -93,13 +93,15 @@ async def opened(place: Place) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def alone(place: Place, *, force: bool = False) -> AsyncIterator[Store]:
+async def alone(place: Place, *, force: bool = False, locked: Path | None = None) -> AsyncIterator[Store]:
     """The same, for as long as no server uses it; with ``force`` nobody asks whether one does.
+
+    ``locked`` is a data directory that the caller holds already.
 
     Raises:
         ConflictError: a server uses it.
     """
-    with nullcontext() if force else _locked(place):
+    with nullcontext() if force else _locked(place, locked):
         async with opened(place) as store:
             if store.sharing is not None and not force and await _is_alive(store.sharing):
                 raise _in_use(place, "a server")
@@ -113,11 +115,11 @@ def check_exists(place: Place) -> None:
 
 
 @contextmanager
-def _locked(place: Place) -> Iterator[None]:
+def _locked(place: Place, locked: Path | None) -> Iterator[None]:
     """Keep servers of this machine away from a SQLite store; others are asked (see `_is_alive`)."""
     path = place.path
     with ExitStack() as stack:
-        if path is not None and place.lock_dir is not None:
+        if path is not None and place.lock_dir not in (None, locked):
             try:
                 stack.enter_context(data_directory(place.lock_dir))
             except ConfigError:
@@ -155,7 +157,11 @@ async def copy(source: Place, target: Place, *, progress: Progress, force: bool,
     if source.name == target.name:
         raise InputError("a store cannot be copied into itself")
     check_exists(source)
-    async with alone(source, force=force) as reading, alone(target, force=force) as writing:
+    locked = None if source.path is None else source.lock_dir
+    async with (
+        alone(source, force=force) as reading,
+        alone(target, force=force, locked=locked) as writing,
+    ):
         if await reading.archive.mark() is not None:
             raise ConflictError(f"{source.name} is itself an unfinished copy")
         return await copying.copy(reading.archive, writing.archive, progress=progress, restart=restart)

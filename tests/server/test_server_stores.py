@@ -113,6 +113,17 @@ async def test_a_store_is_copied_while_nobody_uses_it(tmp_path: Path):
     assert await content_of(target) == expected
 
 
+async def test_a_store_is_copied_within_the_directory_of_a_site(tmp_path: Path):
+    source = site(tmp_path)
+    expected = await fill(source)
+    (tmp_path / "server.lock").touch()
+    target = stores.at(source, f"sqlite:///{tmp_path}/new.db")
+
+    await stores.copy(stores.own(source), target, progress=silent, force=False, restart=False)
+
+    assert await content_of(target.settings) == expected
+
+
 async def test_a_store_that_somebody_else_has_open_is_in_use(tmp_path: Path):
     source, target = site(tmp_path / "a"), site(tmp_path / "c")
     expected = await fill(source)
