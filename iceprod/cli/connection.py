@@ -105,6 +105,7 @@ class Site:
             f"{self.url}/jsonrpc",
             token=self._token,
             ca_file=os.environ.get("ICEPROD_CA_FILE") or os.environ.get("SSL_CERT_FILE"),
+            cert_file=os.environ.get("ICEPROD_CERT_FILE") or None,
             policy=RetryPolicy(attempts=8 if self._patient else 3),
         )
 

@@ -87,7 +87,8 @@ def iceprod() -> None:
 
     Commands that speak to a site find it by --url, ICEPROD_URL or "iceprod login", and
     identify you by a token from --token-file, ICEPROD_TOKEN_FILE, ICEPROD_TOKEN or
-    "iceprod login".  Results go to stdout, messages to stderr.
+    "iceprod login", or else by the client certificate or grid proxy in ICEPROD_CERT_FILE.
+    ICEPROD_CA_FILE holds the authorities that vouch for the site.  Results go to stdout, messages to stderr.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied, 5 unavailable,
     78 wrong settings.

@@ -44,6 +44,7 @@ class Settings:
     url: str
     token: str = field(repr=False)
     work_dir: Path
+    cert_file: str = ""  # of a certificate that speaks for this pilot, in the place of a token
     grid: str = ""
     idle_s: float = 600.0
     most_tasks: int | None = None
@@ -61,9 +62,10 @@ class Agent:
         self._slots = slots
         self._keeper = keeper
         self._key = key
-        self._claimer = Caller(settings.url, settings.token, name="claim")
-        self._control = Caller(settings.url, settings.token, name="control")
-        self._reports = Caller(settings.url, settings.token, name="report")
+        self._claimer, self._control, self._reports = (
+            Caller(settings.url, settings.token, cert_file=settings.cert_file, name=name)
+            for name in ("claim", "control", "report")
+        )
         self._transfers = ThreadPoolExecutor(8, thread_name_prefix="transfer")
         self._sandboxes = Sandboxes(settings.work_dir)
         self._configs = Configs(self._control, settings.url)

@@ -48,15 +48,22 @@ def back_off_s(attempt: int, *, at_least_s: float = 0.0) -> float:
 
 
 class RpcClient:
-    """Calls to one server over one connection, opened when first needed."""
+    """Calls to one server over one connection, opened when first needed.
 
-    def __init__(self, base_url: str, token: str, *, timeout_s: float = 60.0) -> None:
+    Without a ``token`` the pilot is known by the certificate in ``cert_file`` (PEM, with its
+    key and the rest of its chain), which is read again for each connection.
+    """
+
+    def __init__(self, base_url: str, token: str, *, cert_file: str = "", timeout_s: float = 60.0) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the server's address must be http:// or https://, not {base_url[:200]!r}")
         self._parts = parts
         self._path = parts.path.rstrip("/") + "/jsonrpc"
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._cert_file = cert_file
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._connection: http.client.HTTPConnection | None = None
@@ -133,6 +140,8 @@ class RpcClient:
         host, port = self._parts.hostname or "", self._parts.port
         if self._parts.scheme == "https":
             context = ssl.create_default_context()
+            if self._cert_file:
+                context.load_cert_chain(self._cert_file)
             self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
         else:
             self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -168,8 +177,8 @@ def _outcome(answer: dict[str, Any] | None) -> Any:
 class Caller:
     """One connection with its own thread, used from the event loop."""
 
-    def __init__(self, base_url: str, token: str, *, name: str) -> None:
-        self._client = RpcClient(base_url, token)
+    def __init__(self, base_url: str, token: str, *, name: str, cert_file: str = "") -> None:
+        self._client = RpcClient(base_url, token, cert_file=cert_file)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def batch(self, calls: Sequence[Call]) -> list[Any]:

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import secrets
+import ssl
 import stat
 import sys
 import tempfile
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"iceprod-pilot {__version__}")
     made.add_argument("-u", "--url", help="address of the server, for example https://host:8080")
     made.add_argument("--token-file", type=Path, help="file that holds the pilot's token")
+    made.add_argument("--cert-file", type=Path, help="certificate or grid proxy of the pilot, with its key")
     made.add_argument("--grid", default="", help="name of the grid that this pilot was submitted to")
     _add_offer(made)
     made.add_argument(
@@ -110,14 +112,15 @@ def _online(args: argparse.Namespace, token: str) -> int:
         raise ConfigError("the address of the server is missing (--url)")
     if args.token_file:
         token = _read_token(args.token_file)
-    if not token:
-        raise ConfigError(f"the pilot's token is missing (--token-file, or {TOKEN_VARIABLE})")
+    if not token and not args.cert_file:
+        raise ConfigError(f"the pilot's token is missing (--token-file, {TOKEN_VARIABLE} or --cert-file)")
     key, keeper = _guard()
     with Home.open(args.work_dir or default_work_dir(os.environ)) as home:
         detected, offer = _offer(args, home.path)
         settings = Settings(
             url=args.url,
             token=token,
+            cert_file=_checked_certificate(args.cert_file),
             work_dir=home.path,
             grid=args.grid,
             idle_s=args.idle_time,
@@ -164,6 +167,17 @@ def _guard() -> tuple[str, Keeper]:
     key = secrets.token_hex(8)
     processes.prepare_this_process()
     return key, Keeper.start(key)
+
+
+def _checked_certificate(path: Path | None) -> str:
+    """The file as a path that goes on to be found, once it was read with success."""
+    if path is None:
+        return ""
+    try:
+        ssl.create_default_context().load_cert_chain(path)
+    except OSError as exc:
+        raise ConfigError(f"the certificate in {path} can't be used: {exc}") from exc
+    return str(path.absolute())
 
 
 def _read_token(path: Path) -> str:

@@ -64,7 +64,8 @@ class Client:
     """Calls methods of the server at ``url`` (with ``/jsonrpc``).
 
     ``token`` goes into the header Authorization; certificates are verified, against
-    ``ca_file`` where one is given.  ``timeout_s`` bounds one attempt.  ``sleep`` is for tests.
+    ``ca_file`` where one is given.  ``cert_file`` holds a client certificate, its key and the
+    rest of its chain (PEM), as a proxy file does.  ``timeout_s`` bounds one attempt.  ``sleep`` is for tests.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Client:
         token: str = "",
         timeout_s: float = 60.0,
         ca_file: str | None = None,
+        cert_file: str | None = None,
         policy: RetryPolicy | None = None,
         max_connections: int = 10,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -81,6 +83,7 @@ class Client:
         self._url = url
         self._timeout_s = timeout_s
         self._ca_file = ca_file
+        self._cert_file = cert_file
         self._policy = policy or RetryPolicy()
         self._max_connections = max_connections
         self._sleep = sleep
@@ -151,6 +154,8 @@ class Client:
             follow_redirects=False,
             validate_cert=True,
             ca_certs=self._ca_file,
+            client_cert=self._cert_file,
+            client_key=self._cert_file,
         )
         try:
             response = await self._client().fetch(request, raise_error=False)
