@@ -87,6 +87,23 @@ class Authority:
         )
         return identity
 
+    def revoke(self, identity: Identity) -> Path:
+        """A list of revoked certificates with that one alone."""
+        now = datetime.datetime.now(datetime.UTC)
+        serial = x509.load_pem_x509_certificate(identity.certificate.read_bytes()).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        listing = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - datetime.timedelta(hours=1))
+            .next_update(now + datetime.timedelta(days=1))
+            .add_revoked_certificate(revoked)
+            .sign(self._key, hashes.SHA256())
+        )
+        path = self._folder / "crl.pem"
+        path.write_bytes(listing.public_bytes(serialization.Encoding.PEM))
+        return path
+
     def _begin(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_expired: bool = False
     ) -> x509.CertificateBuilder:

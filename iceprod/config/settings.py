@@ -266,6 +266,8 @@ class NginxSettings(_Section):
     """Key of the certificate (PEM)."""
     client_ca: Path | None = None
     """Certificates (PEM) of the authorities of client certificates; none are asked for if unset."""
+    client_crl: Path | None = None
+    """Lists of revoked ones (PEM), one of every authority, read when nginx is started or reloaded."""
     directory: Path | None = None
     """Where configuration, temporary files and logs are; `nginx` in the data directory if unset."""
     access_log: Path | None = None

@@ -60,6 +60,7 @@ def test_everything_that_is_missing_is_told_at_once():
         ("certificate", "nginx.certificate"),
         ("certificate_key", "nginx.certificate_key"),
         ("client_ca", "nginx.client_ca"),
+        ("client_crl", "nginx.client_crl"),
         ("directory", "nginx.directory"),
         ("access_log", "nginx.access_log"),
     ],
@@ -101,8 +102,9 @@ def test_no_place_in_a_template_is_left_empty():
     everything = settings(
         nginx={
             "client_ca": "/etc/ca.pem",
+            "client_crl": "/etc/crl.pem",
             "names": ["site.org", "*.site.org"],
-            "resolver": ["::1"[:0] or "127.0.0.1"],
+            "resolver": ["127.0.0.1"],
         }
     )
     for written in (frontend.render(settings()), frontend.render(everything)):

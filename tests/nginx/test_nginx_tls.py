@@ -159,6 +159,22 @@ def test_wrong_and_expired_certificates_are_refused_in_clear_words(
     assert echo.ask("/x").status == 200
 
 
+def test_a_revoked_certificate_is_refused(echo_with, upstream, authority):
+    revoked, other = authority.issue("gone"), authority.issue("stays")
+    front = echo_with(client_crl=authority.revoke(revoked))
+
+    answer = front.ask("/x", identity=revoked)
+
+    assert (answer.status, "revoked" in answer.json["error"]["message"]) == (403, True)
+    assert asked(front, upstream, "/stays", identity=other)["x-ssl-verify"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("version", [pycurl.CURL_HTTP_VERSION_1_1, pycurl.CURL_HTTP_VERSION_2TLS])
+def test_the_server_learns_by_what_address_it_was_asked(echo, upstream, version):
+    found = asked(echo, upstream, "/host", options={pycurl.HTTP_VERSION: version})
+    assert found["host"] == f"127.0.0.1:{echo.port}"
+
+
 def test_without_an_authority_no_certificate_is_asked_for(echo_with, upstream, authority):
     front = echo_with(client_ca=None)
     found = asked(front, upstream, "/none", identity=authority.issue("pilot-8"), headers=FORGED)

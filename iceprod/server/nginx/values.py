@@ -89,12 +89,17 @@ class Values:
             "certificate": certificate,
             "certificate_key": self._needed("nginx.certificate_key", nginx.certificate_key),
             "client_ca": self._path("nginx.client_ca", nginx.client_ca) if nginx.client_ca else "",
+            "client_crl": self._revoked(),
             "build": static.build_id(),
             "static": f"{directory}/static/{static.build_id()}",
             "files": files,
             "handover": f"{files}/{HANDOVER}",
             "origin_trust": _trust(certificate),
         }
+
+    def _revoked(self) -> str:
+        path = self._nginx.client_crl
+        return f'ssl_crl "{self._path("nginx.client_crl", path)}";' if path else ""
 
     def _needed(self, setting: str, path: Path | None) -> str:
         return self._path(setting, path) if path else self._refuse(setting, "must be given")
@@ -149,7 +154,6 @@ class Values:
             "limits": "\n".join(limits),
             "form_bytes": str(settings.server.max_form_bytes),
             "rpc_bytes": str(settings.rpc.max_message_bytes),
-            "upstream_idle_s": str(max(1, min(60, int(settings.server.drain_s / 2)))),
             "upstream_idle_s": str(max(1, min(60, int(settings.server.drain_s / 2)))),
             "file_bytes": str(settings.files.max_bytes + ENVELOPE_BYTES),
         }
