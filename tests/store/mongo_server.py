@@ -80,6 +80,7 @@ class MongoServer:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *_bound_to_us(),
                     *(str(program), "--handler=sqlite", f"--sqlite-url=file:{self.folder}/{pragma}"),
                     *(f"--listen-addr=127.0.0.1:{self.port}", "--debug-addr=-", f"--state-dir={self.folder}"),
                     *("--telemetry=disable", "--log-level=error"),
@@ -183,6 +184,11 @@ def _named(name: str) -> str:
     address, question, options = os.environ[VARIABLE].partition("?")
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}/{name}{question}{options}"
+
+
+def _bound_to_us() -> tuple[str, ...]:
+    """What lets a process end with this one, also if this one is killed."""
+    return ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
 def _free_port() -> int:
