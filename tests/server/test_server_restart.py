@@ -1,0 +1,65 @@
+"""Restarts of a real server under load: not one failed request, nothing lost that was answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from iceprod.server import roster
+from tests.servers import RunningSite, run
+from tests.store.mongo_server import MongoServer
+from tests.traffic import traffic
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+QUICK = {"ICEPROD_LOG__ACCESS": "false", "ICEPROD_SERVER__DRAIN_S": "3"}
+
+
+def test_a_server_of_one_process_restarts_itself_under_load(tmp_path):
+    with RunningSite(tmp_path, settings=QUICK) as site:
+        with traffic(site) as clients:
+            clients.has_grown()
+            restarted = run("restart", "--data", str(tmp_path))
+            assert (restarted.code, restarted.err.strip()) == (0, "restarted")
+            clients.has_grown()
+            assert clients.done["viewer"] > 0
+
+        assert clients.submitted
+        assert clients.finished
+        present = roster.read(tmp_path)
+        assert site.process is not None
+        assert present is not None
+        assert present.pid == site.process.pid
+
+
+@pytest.mark.mongo
+def test_several_processes_are_replaced_under_load(tmp_path):
+    with MongoServer(tmp_path / "mongo") as database:
+        settings = {**QUICK, "ICEPROD_STORE__URL": database.url("iceprod")}
+        arguments = ("--processes", "2")
+        with RunningSite(tmp_path / "site", settings=settings, arguments=arguments) as site:
+            former = pids(site)
+            with traffic(site) as clients:
+                for _ in range(2):
+                    clients.has_grown()
+                    restarted = run("restart", "--data", str(site.folder))
+                    assert (restarted.code, restarted.err.strip()) == (0, "restarted")
+                clients.has_grown()
+                assert clients.done["viewer"] > 0
+
+            assert clients.submitted
+            assert clients.finished
+            assert not former & pids(site)
+
+
+def pids(site: RunningSite) -> set[int]:
+    present = roster.read(site.folder)
+    assert present is not None
+    assert len(present.members) == 2
+    return {member.pid for member in present.members}
+
+
+def test_there_is_nothing_to_restart_where_no_server_runs(tmp_path):
+    ran = run("restart", "--data", str(tmp_path))
+
+    assert ran.code == 3
+    assert "no running server" in ran.err
