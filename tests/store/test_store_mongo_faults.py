@@ -198,7 +198,16 @@ async def seen(database: Database) -> Content:
         assert kept["status"] == dataset_of(kept).rolled_up(job_counts(kept))
         kept["ready"] = dict(waiting)
         kept["jobs"] = kept["tasks"] = {}
+    stands = {f"{job['_id']}-{t['index']}": t["status"] for job in found["jobs"] for t in job["tasks"]}
+    graphs = {kept["_id"]: dataset_of(kept) for kept in found["datasets"]}
     for job in found["jobs"]:
+        name, _, place = job["_id"].partition("-")
+        graph = graphs[name]
+        for index, task in enumerate(job["tasks"]):
+            needs = [f"{name}-{place}-{inner}" for inner in graph.depends[index]]
+            needs += [f"{other}-{place}-{outer}" for other, outer in graph.external[index]]
+            is_free = task["release_at"] is None and all(stands.get(n) == "complete" for n in needs)
+            assert task["status"] != ("idle" if is_free else "waiting"), (job["_id"], index)
         assert not job.get("owing")
         assert not job.get("owed")
         assert job["status"] == roll_up_job(Counter(TaskStatus(task["status"]) for task in job["tasks"]))
@@ -223,8 +232,7 @@ class Story:
     end: Content
 
     @classmethod
-    async def tell(cls, database: Database, name: str) -> Story:
-        before, deed = STORIES[name]
+    async def tell(cls, database: Database, before: Step, deed: Step) -> Story:
         process = Process(database)
         await RUN.prepare(process)
         await before(RUN, process)
@@ -248,7 +256,7 @@ WINDING = ("materialise", "finish", "finish_last", "reset", "set_config")
 
 @pytest.mark.parametrize("story", STORIES)
 async def test_a_crash_between_two_writes_is_repaired(database: Database, story: str):
-    told = await Story.tell(database, story)
+    told = await Story.tell(database, *STORIES[story])
     for kind in (CrashBefore, CrashWithin):
         at = 1
         while await told.play(database, kind(at)):
@@ -263,7 +271,7 @@ async def test_a_crash_between_two_writes_is_repaired(database: Database, story:
 
 @pytest.mark.parametrize("story", WINDING)
 async def test_a_lost_answer_is_made_up_for(database: Database, story: str):
-    told = await Story.tell(database, story)
+    told = await Story.tell(database, *STORIES[story])
     at = 1
     while process := await told.play(database, LoseAnswer(at)):
         await told.deed(RUN, process)
@@ -274,7 +282,7 @@ async def test_a_lost_answer_is_made_up_for(database: Database, story: str):
 
 @pytest.mark.parametrize("story", WINDING)
 async def test_another_process_repairs_what_is_under_way(database: Database, story: str):
-    told = await Story.tell(database, story)
+    told = await Story.tell(database, *STORIES[story])
 
     async def deed() -> None:
         await repair(Process(database).context)
@@ -287,7 +295,7 @@ async def test_another_process_repairs_what_is_under_way(database: Database, sto
 
 @pytest.mark.parametrize("story", WINDING)
 async def test_two_processes_that_do_the_same_do_it_once(database: Database, story: str):
-    told = await Story.tell(database, story)
+    told = await Story.tell(database, *STORIES[story])
 
     async def deed() -> None:
         await told.deed(RUN, Process(database))
@@ -295,6 +303,54 @@ async def test_two_processes_that_do_the_same_do_it_once(database: Database, sto
     at = 1
     while await told.play(database, Overtake(at, deed=deed)):
         assert await seen(database) == told.end, at
+        at += 1
+
+
+async def _b_suspended(run: Run, process: Any) -> None:
+    await _a_running(run, process)
+    await process.tasks.move(run.plain(E.SUSPENDED, "b0-0"), now=6.0)
+
+
+async def _resume(run: Run, process: Any) -> None:
+    await process.tasks.move(run.plain(E.RESUMED, "b0-0"), now=7.0)
+
+
+async def _add_and_materialise(run: Run, process: Any) -> None:
+    outer = (((run.a, 2),), ((run.a, 0),))
+    added = await process.datasets.add(dataset("c", depends=((), ()), external=outer), "{}")
+    await make_jobs(process, added, 0, 2)
+
+
+RIVALS: dict[str, tuple[Step, Step]] = {
+    "resume": (_b_suspended, _resume),
+    "materialise": (_a_running, _materialise),
+    "add": (_a_running, _add_and_materialise),
+    "set_config": (_a_running, _set_config),
+}
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("rival", RIVALS)
+async def test_no_task_misses_that_what_it_needs_is_complete(database: Database, rival: str, is_late: bool):
+    before, change = RIVALS[rival]
+    slow, quick = (change, _finish) if is_late else (_finish, change)
+    told = await Story.tell(database, before, slow)
+    other: Process
+
+    async def deed() -> None:
+        await quick(RUN, other)
+
+    at = 1
+    while True:
+        await restore(database, told.before)
+        other = Process(database)
+        await other.context.states.load(("a", "b"))  # which are about to change
+        process = Process(database, fate := Overtake(at, deed=deed))
+        await process.context.states.load(("a", "b"))
+        await slow(RUN, process)
+        if not fate.is_met:
+            return
+        await seen(database)
         at += 1
 
 
