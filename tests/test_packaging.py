@@ -47,6 +47,16 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: set[str]) -> None:
 
 
 @pytest.mark.slow
+def test_the_wheel_holds_the_templates_for_nginx(wheel: set[str]) -> None:
+    # They are in a folder beside the package, which a link in the package leads to.
+    files = (path for path in (ROOT / "nginx").rglob("*") if path.suffix in (".in", ".conf"))
+    expected = {f"iceprod/server/nginx/templates/{path.relative_to(ROOT / 'nginx')}" for path in files}
+
+    assert len(expected) > 5
+    assert expected - wheel == set()
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_nothing_but_the_package(wheel: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
 
