@@ -58,13 +58,16 @@ def _obey(settings: Settings, orders: Orders, *, has_successor: bool) -> asyncio
     loop, restart = asyncio.get_running_loop(), asyncio.Event()
     at_once = Leave(finish_s=settings.server.drain_s)
     drain_s = settings.server.drain_s
+    # Where the store is shared there may be other servers, and a proxy that knows them all: it
+    # must not lose what it sends on a connection that was idle.
+    leaving = at_once if settings.store_path is not None else Leave(linger_s=drain_s, finish_s=drain_s)
     gently = Leave(linger_s=drain_s, finish_s=drain_s, accepts=True, keeps_polls=True)
 
     def hang_up() -> None:
         restart.set()
         orders.give(gently)
 
-    loop.add_signal_handler(signal.SIGTERM, orders.give, gently if has_successor else at_once)
+    loop.add_signal_handler(signal.SIGTERM, orders.give, gently if has_successor else leaving)
     loop.add_signal_handler(signal.SIGINT, orders.give, at_once)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
     return restart

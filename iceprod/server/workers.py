@@ -108,7 +108,9 @@ class Workers:
         for task in self._tasks:
             task.cancel()
         is_gentle = has_front or self.plan.has_successor
-        linger_s, drain_s = self.plan.drain_s if is_gentle else 0.0, self.plan.drain_s
+        # A proxy elsewhere may have others to send its requests to, but none under way is to be lost.
+        drain_s = self.plan.drain_s
+        linger_s = drain_s if is_gentle or self.plan.overlaps else 0.0
         how = Leave(linger_s, drain_s, accepts=is_gentle, keeps_polls=is_gentle and not has_front)
         for worker in self._all:
             if worker in self._current.values():
