@@ -107,8 +107,6 @@ async def _copy(kind: Kind, source: Records, target: Archive, note: _Note, progr
         note.after[kind], note.done[kind] = after, done
         await _keep(target, note)
         progress("copy", kind, done, total)
-    if done < total:
-        raise ConflictError(f"{kind}: only {done} of {total} belong to anything; check and repair the source")
 
 
 def _placed(kind: Kind, records: Sequence[Record], done: int) -> Sequence[Record]:
@@ -122,12 +120,18 @@ async def verify(source: Records, target: Records, *, progress: Progress = silen
     """The sums of each kind, which are equal on both sides.
 
     Raises:
-        ConflictError: they are not; ``detail`` has the sums of both by kind.
+        ConflictError: they are not (``detail`` has the sums of both by kind), or the source
+            has records that belong to nothing and were left out.
     """
     sums, different = {}, {}
     for kind in Kind:
         there, here = await _compare(kind, source, target, progress)
         sums[kind] = there
+        if there.count < (total := await source.count(kind)):
+            lost = total - there.count
+            raise ConflictError(
+                f"{kind}: {lost} of the source belong to nothing; look with iceprod store check"
+            )
         if there != here:
             different[str(kind)] = {"source": msgspec.to_builtins(there), "target": msgspec.to_builtins(here)}
     if different:
