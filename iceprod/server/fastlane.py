@@ -51,7 +51,7 @@ class FastLane:
     ) -> None:
         self.limits = limits or FastLaneLimits()
         self.is_proxied = is_proxied
-        self.heads = KnownHeads()
+        self.heads = KnownHeads(is_proxied=is_proxied)
         self.held = 0
         self.requests = 0
         self.now = 0.0
@@ -183,7 +183,7 @@ class FastLane:
     def begin(self, item: Arrived) -> bytes | Pending | None:
         """Hand ``item`` to the dispatcher."""
         self.requests += 1
-        request_id = f"{self._boot}-{next(self._numbers):x}"
+        request_id = item.request_id or f"{self._boot}-{next(self._numbers):x}"
         if item.certificate is not None and self._holder is not None:
             return self._begin_as(self._holder(*item.certificate), item, request_id)
         return self._dispatcher.begin(

@@ -25,13 +25,14 @@ _WRITE_AT_ONCE: Final = 64 * 1024
 class Arrived:
     """A request that was read completely; ``last`` ends the connection after its answer."""
 
-    __slots__ = ("bearer", "body", "certificate", "last", "remote")
+    __slots__ = ("bearer", "body", "certificate", "last", "remote", "request_id")
 
-    def __init__(self, head: Head, *, body: bytes, remote: str, last: bool) -> None:
+    def __init__(self, head: Head, *, body: bytes, remote: str, request_id: str, last: bool) -> None:
         self.body = body
         self.bearer = head.bearer
         self.certificate = head.certificate
         self.remote = remote
+        self.request_id = request_id
         self.last = last
 
 
@@ -134,13 +135,14 @@ class Connection(asyncio.Protocol):
         found = self._lane.heads.split(data)
         if found is None:
             return False
-        head, body = found
+        head, body, request_id = found
         if self._lane.held + len(body) > self._limits.held_bytes:
             return False
         self._held += len(body)
         self._lane.held += len(body)
         self._is_idle = False
-        self._waiting.append(Arrived(head, body=body, remote=self._remote(head), last=False))
+        remote = self._remote(head)
+        self._waiting.append(Arrived(head, body=body, remote=remote, request_id=request_id, last=False))
         return True
 
     def eof_received(self) -> bool:
@@ -212,7 +214,9 @@ class Connection(asyncio.Protocol):
         body = bytes(self._body)
         # A client of HTTP/1.0 gets one answer per connection: simple, and always right.
         last = not self._parser.should_keep_alive() or self._parser.get_http_version() == "1.0"
-        self._waiting.append(Arrived(head, body=body, remote=self._remote(head), last=last))
+        remote = self._remote(head)
+        request_id = head.request_id if self._lane.is_proxied else ""
+        self._waiting.append(Arrived(head, body=body, remote=remote, request_id=request_id, last=last))
         if self._fresh and not last:
             self._lane.heads.learn(self._fresh, head, body)
         self._is_begun = False

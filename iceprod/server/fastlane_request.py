@@ -19,6 +19,8 @@ _JSON_TYPES: Final = frozenset(
 )
 _LIMIT_DIGITS: Final = 15
 _END: Final = b"\r\n\r\n"
+_ID_LINE: Final = b"\r\nX-Request-Id: "
+_ID_LENGTH: Final = 32
 _MOST_KNOWN: Final = 16_384  # heads, of
 _LONGEST_KNOWN: Final = 1024  # bytes each at most
 
@@ -29,7 +31,8 @@ _SINGLE: Final = frozenset(
         *(b"x-ssl-verify", b"x-ssl-subject-dn", b"x-ssl-issuer-dn"),
     }
 )
-_MATTER: Final = _SINGLE | {b"x-forwarded-for", b"x-real-ip", b"upgrade", b"origin", b"sec-fetch-site"}
+_PLURAL: Final = {b"x-request-id", b"x-forwarded-for", b"x-real-ip", b"upgrade", b"origin", b"sec-fetch-site"}
+_MATTER: Final = _SINGLE | _PLURAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,12 @@ class Head:
         """Whether the client waits for ``100 Continue`` before it sends the body."""
         return b"expect" in self.fields
 
+    @property
+    def request_id(self) -> str:
+        """What the proxy in front calls this request, if it does."""
+        given = self.fields.get(b"x-request-id", b"")
+        return given.decode("ascii") if _is_id(given) else ""
+
     def remote(self, peer: str) -> str:
         """The client's address as the proxy at ``peer`` tells it, by the same rules as on the general port.
 
@@ -165,19 +174,22 @@ class KnownHeads:
     """Heads that were taken before: a client sends the same bytes again and again, and they mean the same.
 
     Only whole requests of one piece are known here, so that bytes whose place in the stream
-    could be doubted always go through the parser.
+    could be doubted always go through the parser.  With ``is_proxied`` heads are the same but
+    for the id that the proxy in front gives to each request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_proxied: bool = False) -> None:
+        self._is_proxied = is_proxied
         self._heads: dict[bytes, tuple[Head, int]] = {}
 
-    def split(self, data: bytes) -> tuple[Head, bytes] | None:
-        """The head and the body of ``data`` if it is a known head, its body, and nothing else."""
+    def split(self, data: bytes) -> tuple[Head, bytes, str] | None:
+        """Head, body and id of ``data`` if it is a known head, its body, and nothing else."""
         end = data.find(_END) + len(_END)
-        found = self._heads.get(data[:end])
+        head, request_id = self._without_id(data[:end])
+        found = self._heads.get(head)
         if found is None or end + found[1] != len(data):
             return None
-        return found[0], data[end:]
+        return found[0], data[end:], request_id
 
     def learn(self, data: bytes, head: Head, body: bytes) -> None:
         """Remember ``head`` if ``data``, a keep-alive request's first bytes, is all of that request."""
@@ -188,7 +200,22 @@ class KnownHeads:
         if len(self._heads) >= _MOST_KNOWN:
             self._heads.clear()
         head.raw_fields = []
-        self._heads[data[:end]] = head, len(body)
+        self._heads[self._without_id(data[:end])[0]] = head, len(body)
+
+    def _without_id(self, head: bytes) -> tuple[bytes, str]:
+        at = head.find(_ID_LINE) if self._is_proxied else -1
+        if at < 0:
+            return head, ""
+        begin = at + len(_ID_LINE)
+        end = begin + _ID_LENGTH
+        given = head[begin:end]
+        if not _is_id(given) or head[end : end + 2] != b"\r\n":
+            return head, ""
+        return head[:at] + head[end:], given.decode("ascii")
+
+
+def _is_id(given: bytes) -> bool:
+    return len(given) == _ID_LENGTH and given.isalnum()
 
 
 def _bearer(value: bytes) -> str | None:

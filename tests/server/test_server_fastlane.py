@@ -414,5 +414,55 @@ async def test_known_heads_are_bounded():
 
     known = [data for data in datas if heads.split(data) is not None]
     assert 0 < len(known) <= 16_384
-    assert heads.split(datas[-1]) == (head, b"")
+    assert heads.split(datas[-1]) == (head, b"", "")
     assert heads.split(b"X: " + b"x" * 2000 + b"\r\n\r\n") is None
+
+
+ID, OTHER_ID = b"0123456789abcdef" * 2, b"fedcba9876543210" * 2
+
+
+@pytest.mark.parametrize("is_proxied", [True, False])
+async def test_a_head_is_known_whatever_id_its_request_has(is_proxied):
+    heads = KnownHeads(is_proxied=is_proxied)
+    head = Head(FastLaneLimits())
+    head.fields = {b"content-length": b"1"}
+    first, second = (b"POST x\r\nX-Request-Id: %b\r\nA: b\r\n\r\n1" % each for each in (ID, OTHER_ID))
+
+    heads.learn(first, head, b"1")
+
+    assert heads.split(second) == ((head, b"1", OTHER_ID.decode()) if is_proxied else None)
+    for odd in (OTHER_ID[1:], b"!" * 32, OTHER_ID + b"0", OTHER_ID + b" "):
+        assert heads.split(second.replace(OTHER_ID, odd)) is None
+
+
+@pytest.mark.parametrize(
+    ("is_proxied", "told", "expected"),
+    [
+        (True, b"X-Request-Id: %b\r\n" % ID, True),
+        (True, b"X-Request-Id: <b>\r\n", False),
+        (False, b"X-Request-Id: %b\r\n" % ID, False),
+    ],
+)
+async def test_only_a_proxy_names_requests(is_proxied, told, expected, monkeypatch):
+    seen = []
+    dispatcher = sample_dispatcher(None)
+    begin = dispatcher.begin
+
+    def note(body, **given):
+        seen.append(given["request_id"])
+        return begin(body, **given)
+
+    monkeypatch.setattr(dispatcher, "begin", note)
+    lane = FastLane(dispatcher, is_proxied=is_proxied)
+    port = await lane.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        # The first goes through the parser, the second is known.
+        for value in ("one", "two"):
+            await _ask(reader, writer, request(call("echo", value=value), told))
+    finally:
+        writer.close()
+        await lane.drain(timeout_s=0.5)
+
+    assert len(seen) == 2
+    assert [each == ID.decode() for each in seen] == [expected, expected]
