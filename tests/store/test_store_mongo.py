@@ -299,7 +299,8 @@ async def test_a_migration_leads_to_the_next_version(
 async def test_an_index_that_is_missing_is_told_and_made_again(database: Database, mongo_url: str):
     store = MongoStore(mongo_url)
     await store.open()
-    await database.collection("pilots").drop_index("newest")
+    with pymongo.MongoClient(mongo_url) as client:
+        client[database.name]["pilots"].drop_index("newest")
 
     assert await store.check() == ["collection pilots has no index newest"]
     await store.close()

@@ -10,15 +10,13 @@ its journal: nothing is seen or answered that a failover could take back.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
-import structlog
 from pymongo import (
     ASCENDING,
     DESCENDING,
@@ -31,24 +29,14 @@ from pymongo import (
     UpdateMany,
     UpdateOne,
 )
-from pymongo.errors import (
-    BulkWriteError,
-    ConfigurationError,
-    ConnectionFailure,
-    DocumentTooLarge,
-    DuplicateKeyError,
-    ExecutionTimeout,
-    InvalidOperation,
-    OperationFailure,
-    PyMongoError,
-    WriteConcernError,
-)
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError, WriteConcernError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from iceprod import clock
-from iceprod.errors import AlreadyExists, ConfigError, StoreUnavailable, TooLarge
+from iceprod.errors import AlreadyExists, StoreUnavailable
+from iceprod.store.mongo.failures import DUPLICATE, refusal, wrong_url
+from iceprod.store.mongo.link import Link
 
 # How many calls may be under way; the driver reads it when it is imported.
 _THREADS: Final = int(os.environ.setdefault("MOTOR_MAX_WORKERS", "32"))
@@ -72,20 +60,13 @@ __all__ = [
     "Write",
 ]
 
-logger = structlog.get_logger(__name__)
-
 Document = dict[str, Any]
 Filter = Mapping[str, Any]
 Fields = Mapping[str, Any] | Sequence[str]
 Sort = Sequence[tuple[str, int]]
 Write = InsertOne[Document] | UpdateOne | UpdateMany | ReplaceOne[Document] | DeleteOne | DeleteMany
-_T = TypeVar("_T")
 
 DEFAULT_DATABASE: Final = "iceprod"
-RETRY_S: Final = 2.0
-"""After how long a caller is told to try again."""
-_PATIENCE_S: Final = 2.0
-_POLL_S: Final = 0.05
 _WRITE_S: Final = 10.0
 _OPTIONS: Final[dict[str, Any]] = {
     "appname": "iceprod",
@@ -96,38 +77,6 @@ _OPTIONS: Final[dict[str, Any]] = {
     "maxPoolSize": _THREADS,
 }
 """What holds unless the URL says otherwise."""
-
-_DUPLICATE: Final = 11000
-_REFUSED: Final = {13, 18, 8000}  # Unauthorized, AuthenticationFailed, and that of hosted services
-_CANNOT_NOW: Final = {
-    1,  # InternalError
-    6,  # HostUnreachable
-    7,  # HostNotFound
-    8,  # UnknownError
-    43,  # CursorNotFound
-    46,  # LockBusy
-    50,  # MaxTimeMSExpired
-    64,  # WriteConcernFailed
-    79,  # UnknownReplWriteConcern
-    89,  # NetworkTimeout
-    91,  # ShutdownInProgress
-    100,  # UnsatisfiableWriteConcern
-    112,  # WriteConflict
-    134,  # ReadConcernMajorityNotAvailableYet
-    189,  # PrimarySteppedDown
-    202,  # NetworkInterfaceExceededTimeLimit
-    262,  # ExceededTimeLimit
-    462,  # IngressRequestRateLimitExceeded
-    9001,  # SocketException
-    10107,  # NotWritablePrimary
-    11600,  # InterruptedAtShutdown
-    11601,  # Interrupted
-    11602,  # InterruptedDueToReplStateChange
-    13388,  # StaleConfig
-    13435,  # NotPrimaryNoSecondaryOk
-    13436,  # NotPrimaryOrSecondary
-    14031,  # OutOfDiskSpace
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,90 +91,6 @@ class Bulk:
     duplicates: frozenset[int]
 
 
-class _Link:
-    """The way to the server: bounds what is under way, and fails quickly while it is away.
-
-    The driver has few threads.  A call that waited in one of them for a server that is away
-    would keep it from the calls of others, so calls wait here; and after `_PATIENCE_S`
-    without a server that takes writes no call waits any more.
-    """
-
-    __slots__ = ("_away_at", "_client", "_is_told", "_turns", "is_closed", "where")
-
-    def __init__(self, client: AsyncIOMotorClient[Document], where: str) -> None:
-        self._client = client
-        self._turns = asyncio.Semaphore(_THREADS)
-        self._away_at: float | None = None
-        self._is_told = False
-        self.is_closed = False
-        self.where = where
-
-    async def run(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """The result of a call of the driver, or the error that it stands for."""
-        await self._wait()
-        async with self._turns:
-            await self._wait()
-            try:
-                return await call()
-            except (PyMongoError, DocumentTooLarge) as error:
-                raise self.translated(error) from error
-
-    def _is_there(self) -> bool:
-        description: Any = self._client.topology_description  # the driver declares it as a method
-        return bool(description.has_writable_server())
-
-    async def _wait(self) -> None:
-        """Wait for a server that takes writes, but not for long after it went away."""
-        if self._away_at is None and self._is_there():
-            return
-        while not self._is_there():
-            if self.is_closed:
-                raise StoreUnavailable("the store is not open")
-            if self._away_at is None:
-                self._away_at = clock.monotonic()
-            if clock.monotonic() - self._away_at > _PATIENCE_S:
-                self._tell_away("no server takes writes")
-                raise self.away()
-            await asyncio.sleep(_POLL_S)
-        self._away_at = None
-        if self._is_told:
-            self._is_told = False
-            logger.info("the store is back", server=self.where)
-
-    def _tell_away(self, reason: str) -> None:
-        """Log it once, not once for each call."""
-        if not self._is_told:
-            self._is_told = True
-            logger.warning("the store is away", server=self.where, reason=reason)
-
-    @staticmethod
-    def away() -> StoreUnavailable:
-        """The error of a call that finds no server."""
-        return StoreUnavailable("the datastore does not answer; try again later", retry_after_s=RETRY_S)
-
-    def translated(self, error: Exception) -> Exception:
-        """The error that the port promises for one of the driver; a fault of ours stays as it is."""
-        if isinstance(error, DuplicateKeyError):
-            return AlreadyExists("there is a document with that key already")
-        if isinstance(error, DocumentTooLarge):
-            return TooLarge("this is too large for one document of the datastore")
-        if isinstance(error, ConnectionFailure | InvalidOperation):
-            # Also NotPrimaryError, NetworkTimeout and ServerSelectionTimeoutError.
-            return self.away()
-        code = error.code if isinstance(error, OperationFailure) else None
-        if code in _REFUSED:
-            self._tell_away("it refuses the name or password of store.url, or lacks a right")
-            return StoreUnavailable("the datastore refuses this server", retry_after_s=RETRY_S)
-        if isinstance(error, WriteConcernError | ExecutionTimeout) or code in _CANNOT_NOW:
-            logger.warning(
-                "the store cannot do this now", server=self.where, code=code, reason=str(error)[:500]
-            )
-            return StoreUnavailable(
-                "the datastore cannot do this now; try again later", retry_after_s=RETRY_S
-            )
-        return error
-
-
 class Collection:
     """One collection.
 
@@ -235,7 +100,7 @@ class Collection:
 
     __slots__ = ("_link", "_raw", "name")
 
-    def __init__(self, raw: AsyncIOMotorCollection[Document], link: _Link) -> None:
+    def __init__(self, raw: AsyncIOMotorCollection[Document], link: Link) -> None:
         self._raw = raw
         self._link = link
         self.name: str = raw.name
@@ -267,10 +132,9 @@ class Collection:
         """The results of a pipeline."""
         return await self._link.run(lambda: self._raw.aggregate(list(pipeline)).to_list(None))
 
-    async def count(self, where: Filter, *, limit: int = 0) -> int:
-        """How many documents match; counts no further than a ``limit``."""
-        bound: dict[str, Any] = {"limit": limit} if limit else {}
-        return await self._link.run(lambda: self._raw.count_documents(where, **bound))
+    async def count(self, where: Filter) -> int:
+        """How many documents match."""
+        return await self._link.run(lambda: self._raw.count_documents(where))
 
     async def insert(self, document: Document) -> None:
         """Add a document."""
@@ -354,7 +218,7 @@ class Collection:
             return (await self._raw.bulk_write(list(writes), ordered=ordered)).bulk_api_result
         except BulkWriteError as error:
             details = error.details
-            others = [e for e in details.get("writeErrors", []) if e.get("code") != _DUPLICATE]
+            others = [e for e in details.get("writeErrors", []) if e.get("code") != DUPLICATE]
             if others:
                 raise OperationFailure(
                     str(others[0].get("errmsg")), others[0].get("code"), others[0]
@@ -375,14 +239,6 @@ class Collection:
             # One by one: FerretDB breaks off when another process has made one of several.
             await self._link.run(functools.partial(self._raw.create_indexes, [index]))
 
-    async def drop_index(self, name: str) -> None:
-        """Remove an index."""
-        await self._link.run(lambda: self._raw.drop_index(name))
-
-    async def drop(self) -> None:
-        """Remove the collection with all that is in it."""
-        await self._link.run(self._raw.drop)
-
 
 class Database:
     """A database of a server, or of several that stand for one another.
@@ -394,7 +250,7 @@ class Database:
         self._url = url
         self._listeners = listeners
         self._client: AsyncIOMotorClient[Document] | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self.where = _where(url)
         self.name = DEFAULT_DATABASE
 
@@ -407,14 +263,14 @@ class Database:
         """
         client = _client(self._url, self._listeners)
         self.name = client.get_default_database(DEFAULT_DATABASE).name
-        link = _Link(client, self.where)
         try:
             # Authenticates; and the database of the URL is the one that the user has rights for.
             await client[self.name].command("ping")
         except PyMongoError as error:
             client.close()
-            raise _refusal(error, link) from error
-        self._client, self._link = client, link
+            raise refusal(error, self.where) from error
+        self._client = client
+        self._link = Link(functools.partial(_is_there, client), where=self.where, at_once=_THREADS)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -434,11 +290,6 @@ class Database:
         )
         return Collection(raw, link)
 
-    async def command(self, name: str, value: object = 1, **options: Any) -> Document:
-        """The answer to a command of the database."""
-        client, link = self._parts()
-        return await link.run(lambda: client[self.name].command(name, value, **options))
-
     async def collection_names(self) -> list[str]:
         """Which collections there are."""
         client, link = self._parts()
@@ -449,10 +300,16 @@ class Database:
         client, link = self._parts()
         await link.run(lambda: client.drop_database(self.name))
 
-    def _parts(self) -> tuple[AsyncIOMotorClient[Document], _Link]:
+    def _parts(self) -> tuple[AsyncIOMotorClient[Document], Link]:
         if self._client is None or self._link is None:
             raise StoreUnavailable("the store is not open")
         return self._client, self._link
+
+
+def _is_there(client: AsyncIOMotorClient[Document]) -> bool:
+    """Whether the driver's monitor knows a server that takes writes."""
+    description: Any = client.topology_description  # the driver declares it as a method
+    return bool(description.has_writable_server())
 
 
 def _keys(index: Filter) -> list[tuple[str, Any]]:
@@ -480,34 +337,7 @@ def _client(url: str, listeners: Sequence[Any]) -> AsyncIOMotorClient[Document]:
     try:
         return AsyncIOMotorClient(url, **options, event_listeners=list(listeners))
     except (PyMongoError, ValueError, TypeError) as error:
-        # The driver's words may repeat a part of the password.
-        why = f": {error}" if "@" not in url else "; percent-encode special characters in name and password"
-        message = f"store.url is no URL of a MongoDB server (mongodb://HOST[:PORT]/DATABASE){why}"
-        raise ConfigError(message, fields=[{"path": "store.url", "message": message}]) from None
-
-
-def _refusal(error: PyMongoError, link: _Link) -> Exception:
-    """Why the first word to the server failed, for who starts this program."""
-    if isinstance(error, OperationFailure) and error.code in _REFUSED:
-        said = str((error.details or {}).get("errmsg", "")).partition("\n")[0]
-        message = (
-            f"store.url: the database at {link.where} refuses this user ({said}); check name, password"
-            " and authSource, and that the user has the role readWrite (docs/how-to/mongodb.md)"
-        )
-        return ConfigError(message, fields=[{"path": "store.url", "message": message}])
-    if isinstance(error, ConfigurationError):
-        message = f"store.url: {error}"
-        return ConfigError(message, fields=[{"path": "store.url", "message": message}])
-    if isinstance(error, ConnectionFailure):
-        return StoreUnavailable(
-            f"no database answers at {link.where}: {_brief(error)}", retry_after_s=RETRY_S
-        )
-    return link.translated(error)
-
-
-def _brief(error: PyMongoError) -> str:
-    """The first sentence of what the driver says, which goes on with all that it knows."""
-    return str(error).split(", Timeout:")[0].split(" (configured timeouts")[0][:300]
+        raise wrong_url(url, error) from None
 
 
 def _where(url: str) -> str:
