@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from mongo_queries import Recorder
 from store_samples import OpenStore
 
 from iceprod.store.base import Store
@@ -29,12 +30,14 @@ async def open_sqlite(folder: Path) -> AsyncIterator[Store]:
 async def open_mongo(folder: Path) -> AsyncIterator[Store]:
     del folder  # the server keeps its own
     with mongo_server.database() as url:
-        store = MongoStore(url)
+        recorder = Recorder()
+        store = MongoStore(url, listeners=[recorder])
         await store.open()
         try:
             yield store
         finally:
             await store.close()
+        assert recorder.scans() == [], "these queries read the whole collection"
 
 
 STORES: dict[str, OpenStore] = {
