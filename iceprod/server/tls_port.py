@@ -127,11 +127,16 @@ def _revoked(path: Path | None) -> Iterator[tuple[str, int]]:
     if path is None:
         return
     path = path.expanduser()
-    for file in sorted(path.glob("[0-9a-f]*.r[0-9]*")) if path.is_dir() else [path]:
+    for file in trusted_files(path, "r[0-9]*"):
         try:
             yield from revoked_numbers(file.read_bytes())
         except (OSError, InputError) as exc:
             raise _unusable("tls.crl_path", f"{file}: {exc}") from None
+
+
+def trusted_files(path: Path, kind: str = "*[0-9]") -> list[Path]:
+    """The file itself, or what OpenSSL looks at in a directory: ``HASH.0``, for lists ``HASH.r0``."""
+    return sorted(path.glob(f"[0-9a-f]*.{kind}")) if path.is_dir() else [path]
 
 
 def _stamp(settings: TlsSettings) -> _Stamp:

@@ -21,8 +21,11 @@ def look(settings: Settings) -> Iterator[Finding]:
     ports = {"server.port": server.port}
     if server.rpc_lane:
         ports["server.rpc_port"] = server.rpc_port
+    if settings.tls.port is not None:
+        ports["tls.port"] = settings.tls.port
     for setting, port in (ports | ports_in_use(settings) if running else ports).items():
-        yield _port(setting, server.host, port, running=running)
+        host = settings.tls.host or server.host if setting == "tls.port" else server.host
+        yield _port(setting, host, port, running=running)
 
 
 def ports_in_use(settings: Settings) -> dict[str, int]:

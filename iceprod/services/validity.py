@@ -1,0 +1,46 @@
+"""How long certificates, and lists of revoked ones, are good."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from iceprod.errors import InputError
+from iceprod.services.client_chain import name_text
+
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """What it is, and until when it is good (seconds since the epoch)."""
+
+    name: str
+    until: float
+
+
+def goods_in(pem: bytes) -> list[Good]:
+    """Everything in a PEM text that runs out one day.
+
+    Raises:
+        InputError: there is nothing, or something that cannot be read.
+    """
+    found: list[Good] = []
+    try:
+        for block in _CERTIFICATE.findall(pem):
+            certificate = x509.load_pem_x509_certificate(block)
+            name = f"the certificate of {name_text(certificate.subject)}"
+            found.append(Good(name, certificate.not_valid_after_utc.timestamp()))
+        for block in _LIST.findall(pem):
+            listing = x509.load_pem_x509_crl(block)
+            if listing.next_update_utc is not None:
+                name = f"the list of {name_text(listing.issuer)}"
+                found.append(Good(name, listing.next_update_utc.timestamp()))
+    except ValueError as exc:
+        raise InputError(f"a certificate or list cannot be read: {exc}") from None
+    if not found:
+        raise InputError("there is no certificate and no list in it")
+    return found
