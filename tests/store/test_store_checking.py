@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,22 @@ async def test_an_open_store_is_known_to_be_open(path: Path):
     await store.tasks.get("first-0-0")
     await store.close()
     assert not upkeep.is_open(path)
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path):
+    path = tmp_path / "other.db"
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA journal_mode=WAL")
+    other.execute("CREATE TABLE things (name)")
+    other.commit()
+
+    assert not upkeep.is_open(path)
+
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+    assert not upkeep.is_open(path)
+    with closing(sqlite3.connect(path)) as again:
+        assert again.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path):

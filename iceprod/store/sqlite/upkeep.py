@@ -65,11 +65,15 @@ def _between(connection: sqlite3.Connection, table: str, column: str, bounds: tu
 def is_open(path: Path) -> bool:
     """Whether any process has the store open and has used it, be it idle now.
 
+    Of another program's database nothing is asked: it will be refused when it is opened.
+
     Raises:
         StoreUnavailable: the file is no database, or cannot be written.
     """
     connection = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != schema.APPLICATION_ID:
+            return False
         # Only who is alone with a database may end its write-ahead log; the next to open the
         # store begins it again.
         connection.execute("PRAGMA journal_mode=DELETE").fetchone()
