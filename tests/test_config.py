@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,9 @@ def test_example_is_a_valid_file_that_changes_nothing(tmp_path):
 def test_example_with_every_line_uncommented_is_valid(tmp_path):
     lines = example_toml().splitlines()
     kept = [line.removeprefix("# ") for line in lines[1:] if " = " in line or "[" in line[:4]]
-    text = "\n".join(kept).replace('path = ""', "").replace('name = ""', 'name = "x"')
-    for unset in ("cpu", "gpu", "memory", "disk"):
-        text = text.replace(f'{unset} = ""', "")
+    text = "\n".join(kept).replace('name = ""', 'name = "x"')
+    for unset in ("path", "port", "cpu", "gpu", "memory", "disk"):
+        text = re.sub(rf'^{unset} = ""$', "", text, flags=re.M)
 
     assert isinstance(load(write(tmp_path, text)), Settings)
 
