@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tornado.httpserver import HTTPServer
 
@@ -56,6 +56,10 @@ class GeneralPort(HTTPServer):
             pass
 
 
+# Connections that the kernel has handed over are known after a few turns of the loop.
+_TURNS: Final = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Doors:
     """What lets clients in, and who looks after them."""
@@ -74,32 +78,48 @@ class Doors:
             self.lane.is_draining = True
         if not leave.keeps_polls:
             self._end_polls()
+        waited_for: set[object] = set()
         if leave.accepts:
-            await self._linger(leave.linger_s)
-            leave = Leave(finish_s=leave.finish_s)
-        for port in self.ports:
-            port.stop()
+            waited_for = self._clients()
+            await self._gone(waited_for, leave.linger_s)
+        await self._stop_accepting()
         self._end_polls()
-        async with asyncio.TaskGroup() as group:
-            if self.lane is not None:
-                group.create_task(self.lane.drain(linger_s=leave.linger_s, timeout_s=leave.finish_s))
-            group.create_task(self._drain_http(leave))
+        # Also who has only just connected has not asked yet.
+        await self._gone(self._clients() - waited_for, leave.linger_s)
+        await self._finish(leave.finish_s)
 
     def _end_polls(self) -> None:
         self.context.live.close()
         self.context.services.waiters.close()
 
-    async def _linger(self, timeout_s: float) -> None:
+    async def _stop_accepting(self) -> None:
+        for port in self.ports:
+            port.stop()
+        if self.lane is not None:
+            self.lane.stop_accepting()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    def _clients(self) -> set[object]:
+        lane: set[object] = set() if self.lane is None else set(self.lane.clients)
+        return lane.union(*(port.clients for port in self.ports))
+
+    async def _gone(self, clients: set[object], timeout_s: float) -> None:
+        """Wait until those clients have gone, but not for ever."""
+        if not timeout_s:
+            return
         async with asyncio.TaskGroup() as group:
             for port in self.ports:
-                group.create_task(port.emptied(set(port.clients), timeout_s))
+                group.create_task(port.emptied(clients, timeout_s))
             if self.lane is not None:
-                group.create_task(self.lane.emptied(timeout_s, of=self.lane.clients))
+                of = self.lane.clients & clients
+                group.create_task(self.lane.emptied(timeout_s, of=of))
 
-    async def _drain_http(self, leave: Leave) -> None:
-        if leave.linger_s:
-            await asyncio.gather(*(port.emptied(set(port.clients), leave.linger_s) for port in self.ports))
+    async def _finish(self, timeout_s: float) -> None:
         self.application.is_stopping = True
-        await self.application.drained(leave.finish_s)
+        async with asyncio.TaskGroup() as group:
+            if self.lane is not None:
+                group.create_task(self.lane.drain(timeout_s=timeout_s))
+            group.create_task(self.application.drained(timeout_s))
         for port in self.ports:
             await port.close_all_connections()

@@ -97,17 +97,18 @@ class FastLane:
         )
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def drain(self, *, linger_s: float = 0.0, timeout_s: float = 30.0) -> None:
-        """Take no more connections, close idle ones, let what runs finish.
-
-        Idle ones are kept for ``linger_s``, for a request may be on its way; its answer is
-        then the last.  What still runs ``timeout_s`` later is cut off.
-        """
+    def stop_accepting(self) -> None:
+        """Leave new connections to others; each answer from here on is the last of its connection."""
         self.is_draining = True
         if self._server is not None:
             self._server.close()
-        if linger_s:
-            await self.emptied(linger_s, of=self.clients)
+
+    async def drain(self, *, timeout_s: float = 30.0) -> None:
+        """Take no more connections, close idle ones, let what runs finish.
+
+        What still runs after ``timeout_s`` is cut off.
+        """
+        self.stop_accepting()
         self.keeps_idle = False
         for connection in self.clients:
             connection.close_if_idle()
