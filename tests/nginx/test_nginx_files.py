@@ -7,6 +7,8 @@ import base64
 import hashlib
 import json
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
 import pycurl
@@ -14,7 +16,8 @@ import pytest
 
 from iceprod.config import load
 from iceprod.server import beside
-from tests.nginx_harness import needs_nginx, until
+from iceprod.server.static import build_id
+from tests.nginx_harness import Front, front_settings, needs_nginx, until
 
 pytestmark = [pytest.mark.nginx, pytest.mark.e2e, needs_nginx]
 
@@ -153,6 +156,17 @@ def test_an_upload_without_a_credential_is_refused_before_its_body_is_read(front
     assert left_over() == []
 
 
+def test_who_asks_first_sends_nothing_in_vain(front, left_over):
+    options = {pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1, pycurl.EXPECT_100_TIMEOUT_MS: 60_000}
+    expect = {"Expect": "100-continue"}
+
+    refused = put(front, "polite", LARGE, token="", headers=expect, options=options)
+    taken = put(front, "polite", TEXT, headers=expect, options=options)
+
+    assert (refused.status, refused.sent_bytes) == (401, 0)
+    assert (taken.status, taken.sent_bytes) == (201, len(TEXT))
+
+
 def test_every_reason_to_refuse_an_upload_is_told_before_its_body_is_read(front, site, left_over):
     user = made_user(site, "ada")
     expected = {
@@ -285,6 +299,28 @@ def test_a_client_that_leaves_in_the_middle_leaves_no_file(front, site):
     # What nginx has written by then is deleted later, by its age.
     for path in folder.iterdir():
         path.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start nginx for another user")
+def test_started_by_root_nginx_works_as_the_user_of_the_server(authority, upstream):
+    user = pwd.getpwnam("nobody")
+    # pytest's own folders are closed to other users.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        os.chown(data, user.pw_uid, user.pw_gid)
+        settings = front_settings(data, authority, nginx={"upstreams": (upstream.address,)})
+        with Front(settings, authority) as front:
+            assert front.ask("/files/site_temp/x", method="PUT", body=TEXT).status == 200
+            assert front.ask(f"/static/{build_id()}/css/site.css").status == 200
+            told = upstream.requests("/files/site_temp/x")[-1].headers
+            found = Path(told["x-file"])
+            assert found.parent == settings.files_path / ".handed-over"
+            assert found.read_bytes() == TEXT
+            assert (found.stat().st_uid, found.stat().st_mode & 0o777) == (user.pw_uid, 0o600)
+            assert (told["x-file-length"], told["content-length"]) == (str(len(TEXT)), "0")
 
 
 def test_files_of_other_servers_pass_through_and_learn_nothing(echo, upstream):
