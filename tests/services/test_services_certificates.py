@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from site_harness import ADMIN, ALICE, BOB, START, Site
+from site_harness import ADMIN, ALICE, BOB, START, Site, spread
 from x509_harness import holder
 
 from iceprod import ids
@@ -112,6 +112,20 @@ async def test_another_process_hears_of_a_revocation_within_seconds(site: Site) 
     site.advance(10.0)
 
     assert (await who(other)).kind is PrincipalKind.ANONYMOUS
+
+
+async def test_news_of_it_come_sooner(two: list[Site]) -> None:
+    here, there = two
+    assert (await who(there)).kind is PrincipalKind.ANONYMOUS
+    made = await add(here, PrincipalKind.SITE, "child")
+    await spread(here, there)
+    added = await who(there)
+
+    await here.services.certificates.revoke(ADMIN, certificate_id(made))
+    await spread(here, there)
+
+    assert added.id == "child"
+    assert (await who(there)).kind is PrincipalKind.ANONYMOUS
 
 
 async def test_a_closed_account_has_no_certificate_until_it_opens(site: Site) -> None:
