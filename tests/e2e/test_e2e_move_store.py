@@ -56,6 +56,7 @@ def test_a_site_moves_to_mongodb_and_back_and_ends_its_work(mongo_url: str, tmp_
         until(lambda: on_mongo.call("dataset.get", dataset_id=dataset_id)["status"] == "complete")
     new = f"sqlite:///{tmp_path}/new.db"
     back = run("store", "copy", mongo_url, new, "--json")
+    checked = run("store", "check", env={"ICEPROD_STORE__URL": new})
     with replace(site, settings={"ICEPROD_STORE__URL": new}, process=None) as again:
         found = again.call("dataset.get", dataset_id=dataset_id)
         log = run("task", "log", f"{dataset_id}-1-1", "--name", "stdout", env=again.environment)
@@ -64,6 +65,7 @@ def test_a_site_moves_to_mongodb_and_back_and_ends_its_work(mongo_url: str, tmp_
     assert "a server uses" in refused.err
     assert "a server uses" in in_use.err
     assert (there.code, back.code) == (0, 0), there.err + back.err
+    assert checked.code == 0, checked.err
     assert there.json["kinds"]["job"]["count"] == back.json["kinds"]["job"]["count"] == 2
     assert back.json["kinds"]["attempt"]["count"] >= 4
     assert (found["status"], found["number"]) == ("complete", 1)
