@@ -3,7 +3,8 @@
 Promises that every adapter keeps and ``tests/store/test_store_contract.py`` checks:
 
 * A call that changes something returns after the change is durable, and a call that
-  raises has changed nothing.
+  raises has changed nothing, unless the error's detail says ``outcome``: ``unknown``, because
+  the datastore was lost before it answered.
 * Every change of a task's status is guarded (see `TaskRepository.move`): of several
   callers who want the same move exactly one gets it.
 * Counters, job and dataset status follow a task's move so that no reader, and no crash,

@@ -221,6 +221,8 @@ async def test_errors_of_the_driver_become_those_of_the_port(
 
     if wanted is StoreUnavailable:
         assert caught.value.detail["retry_after_s"] > 0
+        may_be_done = isinstance(error, WriteConcernError) or type(error) in (AutoReconnect, NetworkTimeout)
+        assert (caught.value.detail.get("outcome") == "unknown") is may_be_done
 
 
 async def test_a_store_that_is_not_open_is_unavailable(mongo_url: str):

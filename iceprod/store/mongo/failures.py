@@ -11,8 +11,10 @@ from pymongo.errors import (
     DuplicateKeyError,
     ExecutionTimeout,
     InvalidOperation,
+    NotPrimaryError,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
 )
 
@@ -58,6 +60,15 @@ def away() -> StoreUnavailable:
     return StoreUnavailable("the datastore does not answer; try again later", retry_after_s=RETRY_S)
 
 
+def unconfirmed() -> StoreUnavailable:
+    """The error of a call that was sent, and of which nobody can say what became."""
+    return StoreUnavailable(
+        "the datastore was lost before it answered; look whether the change was made before you repeat it",
+        retry_after_s=RETRY_S,
+        outcome="unknown",
+    )
+
+
 def is_refused(error: Exception) -> bool:
     """Whether the server knows us not, or lets us not do it."""
     return isinstance(error, OperationFailure) and error.code in _REFUSED
@@ -69,15 +80,20 @@ def translated(error: Exception) -> Exception:
         return AlreadyExists("there is a document with that key already")
     if isinstance(error, DocumentTooLarge):
         return TooLarge("this is too large for one document of the datastore")
-    if isinstance(error, ConnectionFailure | InvalidOperation):
-        # Also NotPrimaryError, NetworkTimeout and ServerSelectionTimeoutError.
+    return _unavailable(error) or error
+
+
+def _unavailable(error: Exception) -> StoreUnavailable | None:
+    if isinstance(error, ServerSelectionTimeoutError | NotPrimaryError | InvalidOperation):
         return away()
+    if isinstance(error, ConnectionFailure | WriteConcernError):
+        return unconfirmed()
     if is_refused(error):
         return StoreUnavailable("the datastore refuses this server", retry_after_s=RETRY_S)
     code = error.code if isinstance(error, OperationFailure) else None
-    if isinstance(error, WriteConcernError | ExecutionTimeout) or code in _CANNOT_NOW:
+    if isinstance(error, ExecutionTimeout) or code in _CANNOT_NOW:
         return StoreUnavailable("the datastore cannot do this now; try again later", retry_after_s=RETRY_S)
-    return error
+    return None
 
 
 def wrong_url(url: str, error: Exception) -> ConfigError:
