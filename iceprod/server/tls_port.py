@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,18 +143,15 @@ def trusted_files(path: Path, kind: str = "*[0-9]") -> list[Path]:
 def _stamp(settings: TlsSettings) -> _Stamp:
     """What changes when a file does, or one comes or goes."""
     given = (settings.certificate, settings.key, settings.ca_path, settings.crl_path)
-    return tuple(
-        (str(file), facts.st_mtime_ns, facts.st_size, facts.st_ino)
-        for path in given
-        if path is not None
-        for file in _files(path.expanduser())
-        if (facts := file.stat()) is not None
-    )
+    return tuple(mark for path in given if path is not None for mark in _marks(path.expanduser()))
 
 
-def _files(path: Path) -> list[Path]:
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [file for file in found if file.exists()]
+def _marks(path: Path) -> Iterator[tuple[str, int, int, int]]:
+    with suppress(OSError):  # what is not there leaves no mark
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            with suppress(OSError):
+                facts = file.stat()
+                yield str(file), facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
 class DirectPort(GeneralPort):

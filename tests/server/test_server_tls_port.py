@@ -36,6 +36,7 @@ from iceprod import clock as clocks
 from iceprod.config import TlsSettings
 from iceprod.errors import ConfigError
 from iceprod.model.principal import PrincipalKind
+from iceprod.server import tls_port
 from iceprod.server.app import make_application
 from iceprod.server.tls_port import DirectPort, TrustFiles, make_context
 from iceprod.services.ca import CertificateUse, SiteCA
@@ -457,6 +458,29 @@ async def test_a_new_server_certificate_is_used_for_new_connections(direct: Dire
     direct.port.look()
 
     assert before != int(made.serial, 16) == await serial()
+
+
+async def test_changes_are_seen_without_being_told(direct: Direct, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_port, "_LOOK_S", 0.01)
+    watching = asyncio.create_task(direct.port.watch())
+    before = direct.port.ssl_options
+
+    direct.ca.revoke(direct.ca.issue("carol", use=USER).serial)
+    async with asyncio.timeout(20):
+        while direct.port.ssl_options is before:
+            await asyncio.sleep(0.01)
+
+    watching.cancel()
+
+
+@pytest.mark.expects_logs
+async def test_a_file_that_goes_away_leaves_those_before_in_use(direct: Direct) -> None:
+    alice = await direct.alice()
+
+    direct.ca.crl.rename(direct.folder / "elsewhere")
+    direct.port.look()
+
+    assert not await direct.refused(alice)
 
 
 @pytest.mark.expects_logs

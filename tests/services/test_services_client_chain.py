@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 from x509_harness import (
     ANY_LANGUAGE,
     DRAFT_PROXY_INFO,
@@ -28,6 +30,7 @@ from x509_harness import (
 
 from iceprod.errors import InputError, NotAuthenticated
 from iceprod.model import names
+from iceprod.services import client_chain
 from iceprod.services.ca import SiteCA
 from iceprod.services.client_chain import end_entity, identity_of, name_text
 
@@ -135,6 +138,15 @@ def test_a_proxy_that_is_not_as_it_should_be_is_refused(
 ) -> None:
     with pytest.raises(NotAuthenticated, match=reason):
         identity_of(verified(ca, alice.proxy(**made)))
+
+
+@given(st.one_of(st.binary(max_size=40), st.binary(max_size=30).map(lambda inner: tlv(0x30, inner))))
+def test_any_bytes_are_a_proxys_information_or_a_clear_error(der: bytes) -> None:
+    try:
+        info = client_chain._read_info(der)
+    except (NotAuthenticated, ValueError):
+        return
+    assert info.path_length is None or info.path_length >= 0
 
 
 def test_who_may_not_sign_makes_no_proxies(ca: SiteCA) -> None:
