@@ -28,7 +28,7 @@ FORGED = {
     "X-File-Length": "12",
     "X-Original-URI": "/files/site_temp/x",
     "X-Accel-Redirect": "/_files/x",
-    "X-Accel-Internal": "/_files/",
+    "X-Accel-Internal": "/etc/",
     "X-Request-Id": "f" * 32,
 }
 
@@ -105,6 +105,7 @@ def test_what_a_client_forges_reaches_nobody(echo, upstream):
         "X-Real-IP": "127.0.0.1",
         "X-Forwarded-For": "127.0.0.1",
         "X-Forwarded-Proto": "https",
+        "X-Accel-Internal": "/_files/",
         "X-Request-Id": found["x-request-id"],
     }
     assert found["x-request-id"] != FORGED["X-Request-Id"]

@@ -83,7 +83,7 @@ async def test_without_nginx_a_path_is_just_a_header(direct):
     browser, source = await browser_of(direct), handed(direct)
 
     made = await browser.send("PUT", "/files/site_temp/x", body=b"own", headers={"X-File": str(source)})
-    answer = await browser.get("/files/site_temp/x")
+    answer = await browser.get("/files/site_temp/x", headers={"X-Accel-Internal": "/_files/"})
 
     assert (made.code, answer.body) == (201, b"own")
     assert source.exists()
@@ -94,14 +94,25 @@ async def test_a_download_is_left_to_nginx_with_all_that_describes_it(proxied):
     browser = await browser_of(proxied)
     await browser.send("PUT", "/files/site_temp/a%20b/%25x", body=TEXT)
 
-    answer = await browser.get("/files/site_temp/a%20b/%25x", headers={"Range": "bytes=0-1"})
+    offer = {"X-Accel-Internal": "/_files/"}
+    answer = await browser.get("/files/site_temp/a%20b/%25x", headers={"Range": "bytes=0-1", **offer})
 
     assert (answer.code, answer.body) == (200, b"")
     assert answer.headers["X-Accel-Redirect"] == "/_files/site_temp/a%20b/%25x"
     assert answer.headers["ETag"] == f'"{HASH.hexdigest()[:32]}"'
     assert answer.headers["Digest"].startswith("sha-256=")
     assert answer.headers["Content-Disposition"] == "attachment"
-    assert (await browser.get("/files/site_temp/none")).headers.get("X-Accel-Redirect") is None
+    absent = await browser.get("/files/site_temp/none", headers=offer)
+    assert (absent.code, "X-Accel-Redirect" in absent.headers) == (404, False)
+
+
+async def test_a_proxy_that_sends_no_files_gets_them_from_the_server(proxied):
+    browser = await browser_of(proxied)
+    await browser.send("PUT", "/files/site_temp/x", body=TEXT)
+
+    answer = await browser.get("/files/site_temp/x")
+
+    assert (answer.body, "X-Accel-Redirect" in answer.headers) == (TEXT, False)
 
 
 async def request_id(web, given):

@@ -25,6 +25,8 @@ from iceprod.services.files import Arrived, Download, Upload
 from iceprod.services.filestore import FileFacts
 
 _PIECE: Final = 256 * 1024
+_INTERNAL: Final = "/_files/"
+"""The location of stored files in nginx's configuration, which nobody else can ask for."""
 _UPLOAD_S: Final = 24 * 3600.0
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _DIGEST: Final = re.compile(r"sha-256=([A-Za-z0-9+/=]{43,44})", re.I)
@@ -244,11 +246,12 @@ class FileHandler(FileAccess):
     def _leave_to_nginx(self, path: str, facts: FileFacts) -> bool:
         """Tell nginx, where it is in front, which file to send; whether it is going to."""
         headers = self.request.headers
+        is_offered = self.context.settings.server.proxied and headers.get("X-Accel-Internal") == _INTERNAL
         # What depends on the ETag is decided here: of those conditions nginx knows If-Range alone.
-        if not self.context.settings.server.proxied or "If-None-Match" in headers or "If-Match" in headers:
+        if not is_offered or "If-None-Match" in headers or "If-Match" in headers:
             return False
         self._describe(facts)
-        self.set_header("X-Accel-Redirect", f"/_files/{quote(path)}")
+        self.set_header("X-Accel-Redirect", _INTERNAL + quote(path))
         return True
 
     def _answer_head(self, facts: FileFacts) -> _Span | None:
