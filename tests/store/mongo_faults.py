@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class Crash(BaseException):
 
 @dataclass
 class Fate:
-    """What happens at the ``at``-th write, counted from 1; afterwards `is_met` is true."""
+    """What happens at the ``at``-th write that it concerns, counted from 1; afterwards `is_met` is true."""
 
     at: int
     writes: int = 0
@@ -35,11 +35,17 @@ class Fate:
         """Do one write, if it can be done."""
         if self.is_dead:
             raise Crash
+        if not self.concerns(name, args):
+            return await write(*args, **options)
         self.writes += 1
         if self.writes != self.at:
             return await write(*args, **options)
         self.is_met = True
         return await self.happen(name, write, *args, **options)
+
+    def concerns(self, name: str, args: Sequence[Any]) -> bool:
+        """Whether a write is one of those that are counted."""
+        return True
 
     async def happen(
         self, name: str, write: Callable[..., Awaitable[Any]], *args: Any, **options: Any
@@ -63,11 +69,13 @@ class CrashBefore(Fate):
 class CrashWithin(CrashBefore):
     """The process ends after the first of the writes that go together."""
 
+    def concerns(self, name: str, args: Sequence[Any]) -> bool:
+        return name in _MANY and len(args[0]) > 1
+
     async def happen(
         self, name: str, write: Callable[..., Awaitable[Any]], *args: Any, **options: Any
     ) -> Any:
-        if name in _MANY:
-            await write(args[0][:1], *args[1:], **options)
+        await write(args[0][:1], *args[1:], **options)
         return await super().happen(name, write, *args, **options)
 
 

@@ -266,7 +266,7 @@ async def test_a_crash_between_two_writes_is_repaired(database: Database, story:
             await told.deed(RUN, process)
             assert await seen(database) == told.end, (kind, at)
             at += 1
-        assert at > 1
+        assert at > 1 or kind is CrashWithin
 
 
 @pytest.mark.parametrize("story", WINDING)

@@ -61,11 +61,13 @@ class Context:
             await asyncio.wait(self._running)
 
 
-async def together(*operations: Awaitable[Any]) -> None:
-    """Wait until all have ended, then raise the first error if there was one."""
-    for result in await asyncio.gather(*operations, return_exceptions=True):
+async def together(*operations: Awaitable[Any]) -> list[Any]:
+    """The results, or after all have ended the first error if there was one."""
+    results = await asyncio.gather(*operations, return_exceptions=True)
+    for result in results:
         if isinstance(result, BaseException):
             raise result
+    return results
 
 
 async def contend(tries: int) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 from iceprod.model.lifecycle import JobStatus
 from iceprod.store.mongo.client import Document
@@ -44,9 +45,6 @@ async def follow(context: Context, batch: str, taken: Taken) -> None:
     groups: defaultdict[str, Taken] = defaultdict(list)
     for work, owed in taken:
         groups[work.state.dataset_id].append((work, owed))
-    attempts = [attempt for _, owed in taken for attempt in owed.attempts]
-    if attempts:
-        await context.attempts.insert_missing(attempts)
     await together(*(_follow_in(context, batch, group) for group in groups.values()))
 
 
@@ -126,7 +124,7 @@ async def _follow_in(context: Context, batch: str, taken: Taken) -> None:
     settled: list[JobWork] = []
     if debts:
         epoch, found = debts[0][1].epoch, [owed for _, owed in debts]
-        document = await _quickly(context, state, batch, epoch, increments(found))
+        document = await _quickly(context, state, batch, epoch, found)
         if document is None:
             document, settled = await carry_out(context, state.dataset_id, [job_id for job_id, _ in debts])
         else:
@@ -144,19 +142,25 @@ async def _follow_in(context: Context, batch: str, taken: Taken) -> None:
 
 
 async def _quickly(
-    context: Context, state: State, batch: str, epoch: int, numbers: Mapping[str, int]
+    context: Context, state: State, batch: str, epoch: int, found: Sequence[Owed]
 ) -> Document | None:
-    """Move the counters once for all jobs of a batch; None if that must be done for each by itself."""
+    """Move the counters once for all jobs of a batch; None if that must be done for each by itself.
+
+    The attempts are kept at the same time.
+    """
     marks = [mark for mark, known in state.settled if known == epoch]
     state.settled.clear()
-    change: Document = {"$inc": {**numbers, "version": 1}, "$set": {f"applied.{batch}": 1}}
+    change: Document = {"$inc": {**increments(found), "version": 1}, "$set": {f"applied.{batch}": 1}}
     if marks:
         change["$unset"] = {f"applied.{mark}": "" for mark in marks}
     where = {"_id": state.dataset_id, "epoch": epoch, f"applied.{batch}": {"$exists": False}}
-    document = await context.datasets.change(where, change)
+    attempts = [attempt for owed in found for attempt in owed.attempts]
+    document, _ = await together(
+        context.datasets.change(where, change), context.attempts.insert_missing(attempts)
+    )
     if document is not None:
         state.learn(document)
-    return document
+    return cast(Document | None, document)
 
 
 async def _new_epoch(context: Context, dataset_id: str) -> Document | None:
