@@ -388,4 +388,5 @@ def _connect(services: Services) -> None:
 
     services.events.listen(make_more_jobs)
     services.events.listen(services.grids.on_event)
-    services.events.listen(services.hearing.draft.happened)
+    if not services.hearing.draft.is_alone:
+        services.events.listen(services.hearing.draft.happened)

@@ -29,9 +29,16 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
     clock = clocks.now
     return (
         Duty("save pilots", 10.0, services.pilots.save_seen),
-        Duty("tell of pilots", 1.0, services.pilots.tell_seen),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
         Duty("clean uploads", 600.0, lambda: services.files.clean(before=clock() - _UPLOAD_SILENCE_S)),
+    )
+
+
+def duties_beside_others(services: Services) -> tuple[Duty, ...]:
+    """What every process does that shares its store, and how often."""
+    return (
+        Duty("tell of pilots", 1.0, services.pilots.tell_seen),
+        Duty("recheck ready tasks", 2.0, services.scheduler.recheck),
     )
 
 
@@ -71,6 +78,8 @@ class Shift:
         if self._store.sharing is None:
             await self.gained()
             return
+        for duty in duties_beside_others(services):
+            supervisor.start_duty(duty)
         supervisor.start_loop("tell news", services.news.keep_telling)
         supervisor.start_loop("hear news", services.news.keep_hearing)
         supervisor.start_loop(

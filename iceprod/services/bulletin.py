@@ -98,6 +98,61 @@ def decode(body: bytes) -> Bulletin | None:
         return None
 
 
+class _Tasks:
+    """Which tasks began and ceased to wait, by class; what did both is left out."""
+
+    def __init__(self) -> None:
+        self._is_new: dict[tuple[int, str], bool | None] = {}  # None: gone
+
+    def __len__(self) -> int:
+        return len(self._is_new)
+
+    def released(self, task_id: str, class_id: int) -> None:
+        key = class_id, task_id
+        self._is_new[key] = self._is_new.get(key, True) is True
+
+    def gone(self, task_id: str, class_id: int) -> None:
+        key = class_id, task_id
+        if self._is_new.get(key):
+            del self._is_new[key]  # nobody has heard of it, and nobody need
+        else:
+            self._is_new[key] = None
+
+    def write_to(self, bulletin: Bulletin) -> None:
+        for (class_id, task_id), is_new in self._is_new.items():
+            target = bulletin.gone if is_new is None else bulletin.ready
+            target.setdefault(class_id, []).append(task_id)
+
+
+def together(bulletins: Iterable[tuple[str, Bulletin]]) -> Bulletin:
+    """What several bulletins tell, given with their senders, each sender's in order.
+
+    Those of different senders come in no order: of a task that ceased to wait at one and
+    waits again by the word of another, it is believed that it waits.  If it does not, the
+    store will say so to who claims it.
+    """
+    all_told, tasks = Bulletin(), dict[str, _Tasks]()
+    events: dict[tuple[EventKind, str], None] = {}
+    for sender, bulletin in bulletins:
+        own = tasks.setdefault(sender, _Tasks())
+        for class_id, task_ids in bulletin.gone.items():
+            for task_id in task_ids:
+                own.gone(task_id, class_id)
+        for class_id, task_ids in bulletin.ready.items():
+            for task_id in task_ids:
+                own.released(task_id, class_id)
+        events |= dict.fromkeys(bulletin.events)
+        all_told.classes += bulletin.classes
+        all_told.charges += bulletin.charges
+        all_told.pilots += bulletin.pilots
+        all_told.samples += bulletin.samples
+        all_told.state = bulletin.state or all_told.state
+    for own in tasks.values():
+        own.write_to(all_told)
+    all_told.events = list(events)
+    return all_told
+
+
 class Draft:
     """The next bulletin, as far as it is written.
 
@@ -108,13 +163,13 @@ class Draft:
 
     def __init__(self, *, is_alone: bool) -> None:
         self.filled = asyncio.Event()
-        self._is_quiet = self._is_alone = is_alone
+        self.is_alone = self._is_quiet = is_alone
         self._bulletin = Bulletin()
         self._clear()
 
     def _clear(self) -> None:
         self._bulletin = Bulletin()
-        self._tasks: dict[tuple[int, str], str] = {}
+        self._tasks = _Tasks()
         self._events: dict[tuple[EventKind, str], None] = {}
         self._patches: dict[str, PilotPatch] = {}
 
@@ -125,7 +180,7 @@ class Draft:
         try:
             yield
         finally:
-            self._is_quiet = self._is_alone
+            self._is_quiet = self.is_alone
 
     def moved(self, results: Iterable[Moved | None]) -> None:
         """Tasks were moved."""
@@ -135,26 +190,19 @@ class Draft:
             if moved is None:
                 continue
             if moved.before is TaskStatus.WAITING:
-                self._gone(moved.task.task_id, moved.task.class_id)
+                self._tasks.gone(moved.task.task_id, moved.task.class_id)
             for task_id, class_id in moved.held:
-                self._gone(task_id, class_id)
-            self.released(moved.released)
+                self._tasks.gone(task_id, class_id)
+            for task_id, class_id in moved.released:
+                self._tasks.released(task_id, class_id)
+        self._written()
 
     def released(self, tasks: Iterable[tuple[str, int]]) -> None:
         """Tasks may be claimed, given with their classes."""
         if self._is_quiet:
             return
         for task_id, class_id in tasks:
-            key = class_id, task_id
-            self._tasks[key] = "back" if key in self._tasks and self._tasks[key] != "new" else "new"
-        self._written()
-
-    def _gone(self, task_id: str, class_id: int) -> None:
-        key = class_id, task_id
-        if self._tasks.get(key) == "new":
-            del self._tasks[key]  # nobody has heard of it, and nobody need
-        else:
-            self._tasks[key] = "gone"
+            self._tasks.released(task_id, class_id)
         self._written()
 
     def learnt(self, classes: Iterable[TaskClass]) -> None:
@@ -196,9 +244,7 @@ class Draft:
     def take(self, charges: Iterable[tuple[Leaf, float, float]] = ()) -> Bulletin:
         """What is written, with what was charged meanwhile; the next draft is empty."""
         bulletin = self._bulletin
-        for (class_id, task_id), state in self._tasks.items():
-            target = bulletin.gone if state == "gone" else bulletin.ready
-            target.setdefault(class_id, []).append(task_id)
+        self._tasks.write_to(bulletin)
         bulletin.events = list(self._events)
         bulletin.pilots = list(self._patches.values())
         bulletin.charges = [(*leaf, cores, hours) for leaf, cores, hours in charges]

@@ -19,7 +19,7 @@ import structlog
 
 from iceprod.clock import Clock
 from iceprod.errors import IceProdError
-from iceprod.services.bulletin import Bulletin, Draft, decode, encode
+from iceprod.services.bulletin import Bulletin, Draft, decode, encode, together
 from iceprod.services.scheduling.order import FairShare
 from iceprod.store.base import Message, Sharing
 
@@ -128,8 +128,13 @@ class News:
         now = self._monotonic()
         self._was_away |= now - self._polled_at > OUTAGE_S
         self._polled_at = now
-        for message in found:
-            await self._take_in(self._listener, message, now)
+        told = [(m.sender, bulletin) for m in found if (bulletin := self._take_in(m, now)) is not None]
+        try:
+            if told:
+                await self._listener.hear(together(told))
+        except BaseException:
+            self._is_behind = True  # heard in part: the store knows the rest
+            raise
         self._count_processes(self._listener, now)
         if self._is_behind or self._was_away:
             self.looks += 1
@@ -137,10 +142,11 @@ class News:
             self._is_behind = self._was_away = False
         return len(found)
 
-    async def _take_in(self, listener: Listener, message: Message, now: float) -> None:
+    def _take_in(self, message: Message, now: float) -> Bulletin | None:
+        """What a message tells; None if it was heard before or is not understood."""
         expected = self._seen.get(message.sender, 0) + 1
         if message.number < expected:
-            return
+            return None
         self._is_behind |= message.number > expected
         self._seen[message.sender] = message.number
         self._heard_at[message.sender] = now
@@ -148,14 +154,9 @@ class News:
         bulletin = decode(message.body)
         if bulletin is None or bulletin.is_incomplete:
             self._is_behind = True
-        if bulletin is not None:
-            if bulletin.is_leaving:
-                del self._heard_at[message.sender]
-            try:
-                await listener.hear(bulletin)
-            except BaseException:
-                self._is_behind = True  # heard in part: the store knows the rest
-                raise
+        if bulletin is not None and bulletin.is_leaving:
+            del self._heard_at[message.sender]
+        return bulletin
 
     def _count_processes(self, listener: Listener, now: float) -> None:
         others = [name for name, at in self._heard_at.items() if now - at < ALIVE_S]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_sharing import MemorySharing
-from site_harness import ADMIN, LARGE, Site, ids, spread, task
+from site_harness import ADMIN, ALICE, LARGE, Site, ids, spread, task
 
-from iceprod.errors import StoreUnavailable
+from iceprod.errors import LeaseLost, StoreUnavailable
+from iceprod.model.principal import Principal
 from iceprod.model.resources import Requirements, Resources
+from iceprod.model.task import Task
 from iceprod.services import bulletin, news
 from iceprod.services.bulletin import Bulletin, Draft, decode, encode
 from iceprod.services.events import Event, EventKind
+from iceprod.services.scheduling import ready
 from iceprod.services.scheduling.ready import ReadyIndex, Stripe
 from iceprod.store.base import Message, TaskClass
 
@@ -69,12 +74,16 @@ async def test_a_message_that_comes_twice_is_heard_once(sites_in_memory):
     await here.submit()
     await spread(here, there)
     heard = there.services.news.heard
-    there.services.news._seen[here.services.news.process_id] = 0
-    kept = sharing_of(here).messages[here.services.news.process_id]
-    await there.services.news._take_in(there.services.hearing, kept[1], 0.0)
-    there.services.news._seen[here.services.news.process_id] = max(kept)
-    await there.services.news._take_in(there.services.hearing, kept[1], 0.0)
-    assert there.services.news.heard == heard + 1
+    since = sharing_of(there).since
+
+    async def doubled(seen, limit):
+        found = await since({**seen, here.services.news.process_id: 0}, limit)
+        return [*found, *found]
+
+    sharing_of(there).since = doubled
+    await there.services.news.poll()
+    assert there.services.news.heard == heard
+    assert there.services.news.looks == 0
 
 
 async def test_a_store_that_is_away_loses_no_news(sites_in_memory):
@@ -179,8 +188,8 @@ async def test_trouble_is_logged_once_and_the_loops_go_on(sites_in_memory, caplo
 def test_what_nobody_heard_of_and_is_over_is_not_told():
     draft = Draft(is_alone=False)
     draft.released([("d-0-0", 1), ("d-1-0", 1)])
-    draft._gone("d-0-0", 1)
-    draft._gone("d-2-0", 1)
+    draft._tasks.gone("d-0-0", 1)
+    draft._tasks.gone("d-2-0", 1)
     draft.released([("d-2-0", 1)])
     told = draft.take()
     assert told.ready == {1: ["d-1-0", "d-2-0"]}
@@ -209,6 +218,107 @@ def test_a_bulletin_comes_back_as_it_was_told():
         events=[(EventKind.TASKS_MOVED, "d")],
     )
     assert decode(encode(told)) == told
+
+
+# -- all of it, whatever goes wrong -----------------------------------------------------------
+
+
+class Trouble:
+    """Three processes to which everything happens in an order that chance decides."""
+
+    def __init__(self, sites: list[Site], seed: int) -> None:
+        self.sites = sites
+        self.random = random.Random(seed)
+        self.pilots: list[Principal] = []
+        self.datasets: list[str] = []
+        self.held: list[tuple[Principal, Task]] = []
+
+    async def submits(self, site: Site) -> None:
+        tasks = [task("a", **TINY), task("b", "a", **TINY)]
+        dataset = await site.submit(*tasks[: self.random.randint(1, 2)], njobs=self.random.randint(1, 6))
+        self.datasets.append(dataset.dataset_id)
+
+    async def claims(self, site: Site) -> None:
+        pilot = self.random.choice(self.pilots)
+        self.held += [(pilot, claimed.task) for claimed in await site.claim(pilot, max_tasks=3)]
+
+    async def ends(self, site: Site) -> None:
+        if self.held:
+            pilot, held = self.held.pop(self.random.randrange(len(self.held)))
+            with suppress(LeaseLost):
+                if self.random.random() < 0.6:
+                    await site.finish(pilot, held)
+                else:
+                    await site.services.tasks.release(pilot, held.task_id, held.lease_id, "")
+
+    async def steers(self, site: Site) -> None:
+        if self.datasets:
+            do = self.random.choice([site.services.datasets.suspend, site.services.datasets.resume])
+            await do(ALICE, self.random.choice(self.datasets))
+
+    async def tells(self, site: Site) -> None:
+        with suppress(StoreUnavailable):
+            await site.services.news.tell()
+
+    async def hears(self, site: Site) -> None:
+        with suppress(StoreUnavailable):
+            await site.services.news.poll()
+
+    async def loses(self, site: Site) -> None:
+        """A message that not everybody has heard."""
+        kept = sharing_of(site).messages.get(site.services.news.process_id)
+        if kept:
+            del kept[self.random.choice(list(kept))]
+
+    async def is_cut_off(self, site: Site) -> None:
+        sharing_of(site).is_away = not sharing_of(site).is_away
+
+    async def goes_by(self, site: Site) -> None:
+        site.advance(self.random.choice([0.3, 1.0, 4.0]))
+
+    async def happens(self) -> None:
+        usual = [
+            self.submits,
+            self.claims,
+            self.claims,
+            self.ends,
+            self.ends,
+            self.tells,
+            self.hears,
+            self.hears,
+        ]
+        unusual = [self.steers, self.loses, self.is_cut_off, self.goes_by]
+        what = self.random.choice(usual if self.random.random() < 0.8 else unusual)
+        await what(self.random.choice(self.sites))
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_in_the_end_every_process_hands_out_all_that_waits(sites_in_memory, seed, monkeypatch):
+    if seed % 2:
+        monkeypatch.setattr(ready, "WINDOW", 4)
+    sites = await sites_in_memory(3)
+    trouble = Trouble(sites, seed)
+    trouble.pilots = [await site.pilot() for site in sites]
+    for _ in range(150):
+        await trouble.happens()
+
+    sharing_of(sites[0]).is_away = False
+    for _ in sites:
+        sites[0].advance(1.0)
+        await spread(*sites)
+    for dataset_id in trouble.datasets:
+        await sites[0].services.datasets.resume(ALICE, dataset_id)
+    await spread(*sites)
+    for site in sites:
+        await site.services.scheduler.recheck()
+    last = trouble.random.choice(sites)
+    store = {class_id for class_id, count in (await last.store.tasks.ready_counts()).items() if count}
+    assert store <= {
+        class_id for class_id, held in last.services.scheduler._ready.classes.items() if held.count
+    }
+    while await last.claim(trouble.pilots[0], max_tasks=50):
+        pass
+    assert await last.store.tasks.ready_counts() == {}
 
 
 # -- stripes and windows, whatever comes in whatever order ------------------------------------
@@ -244,17 +354,17 @@ async def test_an_index_that_hears_anything_still_hands_out_all_that_waits(waiti
         elif 1 in index.classes and (taken := index.classes[1].take()) is not None:
             index.classes[1].settle(taken)
             waiting.discard(taken)
-        ready = index.classes.get(1)
-        assert ready is None or ready.count >= len(ready._members)
+        known = index.classes.get(1)
+        assert known is None or known.count >= len(known._members)
         await asyncio.sleep(0)
     index.reload({1: len(waiting)} if waiting else {})
     found = set()
-    while (ready := index.classes.get(1)) is not None and ready.count:
-        taken = ready.take()
+    while (known := index.classes.get(1)) is not None and known.count:
+        taken = known.take()
         if taken is None:
-            await index.start_refill(ready)
+            await index.start_refill(known)
         else:
-            ready.settle(taken)
+            known.settle(taken)
             found.add(taken)
     assert found >= waiting
 

@@ -12,7 +12,7 @@ the others' the newest, to which their owner comes last.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from zlib import crc32
@@ -23,6 +23,8 @@ from iceprod.store.base import TaskClass, TaskRepository
 
 WINDOW = 1000
 """Ids held per class; a window is refilled in the background when a quarter is left."""
+MAX_STRAYS = 1000
+"""Classes of which tasks arrived before they were known, as other processes had made them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class ReadyClass:
         "_stripe",
         "_window",
         "count",
+        "is_doubtful",
         "refilling",
         "served_at",
         "taken",
@@ -58,6 +61,7 @@ class ReadyClass:
         self.count = 0  # waiting and not taken, in the window or beyond it
         self.served_at = now  # last claim, or when it began to wait
         self.taken: set[str] = set()  # handed to a claim that is not committed yet
+        self.is_doubtful = False  # tasks were removed because of news, which may come late
         self.refilling: asyncio.Task[None] | None = None
         self._window: deque[str] = deque()
         self._others: deque[str] = deque()  # of other processes' stripes
@@ -96,6 +100,7 @@ class ReadyClass:
         if task_id in self._members:
             self._members.discard(task_id)
             self.count -= 1
+            self.is_doubtful = True
             return False
         beyond = self.count - len(self._members)
         if beyond > 1:
@@ -180,12 +185,20 @@ class ReadyIndex:
         self._clock = clock
         self._on_new_class = on_new_class
         self._known: dict[int, TaskClass] = {}
+        self._strays: dict[int, dict[str, None]] = {}
         self._stripe: Stripe | None = None
         self.classes: dict[int, ReadyClass] = {}
 
-    def learn(self, classes: Iterable[TaskClass]) -> None:
-        """Get to know classes before their tasks arrive."""
-        self._known.update((c.class_id, c) for c in classes)
+    def learn(self, classes: Iterable[TaskClass]) -> Counter[int]:
+        """Get to know classes; how many tasks of each have arrived before, and may be claimed now."""
+        arrived: Counter[int] = Counter()
+        for task_class in classes:
+            class_id = task_class.class_id
+            self._known[class_id] = task_class
+            for task_id in self._strays.pop(class_id, ()):
+                self.add(task_id, class_id)
+                arrived[class_id] += 1
+        return arrived
 
     def known(self, class_id: int) -> TaskClass | None:
         """A class by its id."""
@@ -202,6 +215,7 @@ class ReadyIndex:
 
     def reload(self, counts: Mapping[int, int]) -> None:
         """Take over the store's counts, and believe nothing that was held before."""
+        self._strays.clear()
         for ready in self.classes.values():
             ready.forget_window()
         self.load(counts)
@@ -215,9 +229,12 @@ class ReadyIndex:
                 ready.share(stripe)
 
     def add(self, task_id: str, class_id: int) -> ReadyClass | None:
-        """A task began to wait; its class, unless that is not known here."""
+        """A task began to wait; its class, unless that is not known here yet."""
         ready = self._class(class_id)
-        if ready is not None:
+        if ready is None:
+            if len(self._strays) < MAX_STRAYS:
+                self._strays.setdefault(class_id, {})[task_id] = None
+        else:
             if ready.count == 0:
                 ready.served_at = self._clock()
             ready.add(task_id)
@@ -226,8 +243,17 @@ class ReadyIndex:
     def remove(self, task_id: str, class_id: int) -> None:
         """A task stopped waiting."""
         ready = self.classes.get(class_id)
-        if ready is not None and ready.remove(task_id):
+        if ready is None:
+            self._strays.get(class_id, {}).pop(task_id, None)
+        elif ready.remove(task_id):
             self.start_refill(ready)
+
+    def doubtful(self) -> list[ReadyClass]:
+        """The classes that seem empty by the word of other processes, which may have come late."""
+        found = [ready for ready in self.classes.values() if ready.is_doubtful and not ready.count]
+        for ready in found:
+            ready.is_doubtful = False
+        return found
 
     def forget_idle(self, before: float) -> None:
         """Drop classes that have had nothing to claim since that instant."""

@@ -133,9 +133,20 @@ class Scheduler:
         self._transitions.wake(self._counts() - before)
         self._ready.forget_idle(self._clock() - IDLE_CLASS_S)
 
+    async def recheck(self) -> None:
+        """Ask the store about classes that seem empty and may not be; a duty beside other processes.
+
+        A task that one process takes and gives back through another may be told of in the
+        wrong order, for there is none among the news of different processes.
+        """
+        before = self._counts()
+        for ready in self._ready.doubtful():
+            await self._ready.start_refill(ready)
+        self._transitions.wake(self._counts() - before)
+
     def learn(self, classes: Sequence[TaskClass]) -> None:
         """New classes are about to get tasks."""
-        self._ready.learn(classes)
+        self._transitions.wake(self._ready.learn(classes))
         self._draft.learnt(classes)
 
     async def find_classes(self, tasks: Mapping[int, Sequence[str]]) -> None:
@@ -146,7 +157,7 @@ class Scheduler:
             if task_ids and self._ready.known(class_id) is None
         }
         for dataset_id in unknown:
-            self._ready.learn(await self._store.datasets.classes(dataset_id))
+            self._transitions.wake(self._ready.learn(await self._store.datasets.classes(dataset_id)))
 
     async def requirements_of(self, task: Task) -> Requirements:
         """What a task asks for."""
