@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -15,6 +17,9 @@ from iceprod.config import Settings
 from iceprod.server import sockets, workplace
 
 logger = structlog.get_logger(__name__)
+
+# Not all that there may be: some programs that tasks run close every number up to the limit.
+_OPEN_FILES: Final = 32_768
 
 
 def run(
@@ -35,6 +40,7 @@ def run(
         ConfigError: it cannot start with these settings.
     """
     log.configure(level=settings.log.level, form=settings.log.format)
+    _allow_open_files()
     assignment = workplace.taken(os.environ)
     if assignment is not None:
         _run_worker(settings, assignment)
@@ -48,6 +54,14 @@ def run(
         supervisor.run(settings, plan, given=given, ready_file=ready_file, reread=reread)
     else:
         _run_single(settings, given, command, ready_file)
+
+
+def _allow_open_files() -> None:
+    """Take more descriptors than shells give, as far as that is allowed: each client has one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _run_worker(settings: Settings, assignment: workplace.Assignment) -> None:

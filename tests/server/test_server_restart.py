@@ -49,6 +49,19 @@ def test_several_processes_are_replaced_under_load(tmp_path):
             assert clients.submitted
             assert clients.finished
             assert not former & pids(site)
+            check_doctor(site)
+
+
+def check_doctor(site: RunningSite) -> None:
+    """The doctor sees all of it."""
+    environment = {**site.settings, "ICEPROD_SERVER__PROCESSES": "2"}
+    ran = run("doctor", "--data", str(site.folder), "--json", env=environment)
+
+    found = {item["check"]: item for item in ran.json["items"]}
+    assert found["processes"]["message"] == "2 share the store"
+    assert found["duties"]["message"].startswith("held by ")
+    assert found["server"]["message"].startswith("2 processes")
+    assert all(found[name]["verdict"] == "ok" for name in ("store", "address", "clock", "server.rpc_port"))
 
 
 def pids(site: RunningSite) -> set[int]:

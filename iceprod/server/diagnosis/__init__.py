@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from iceprod import clock as clocks
 from iceprod.config import Settings
-from iceprod.server.diagnosis import certificates, listeners, machine, store
+from iceprod.server.diagnosis import certificates, front, listeners, machine, running, store
 from iceprod.server.diagnosis.findings import Finding, Verdict
 
 __all__ = ["Finding", "Verdict", "diagnose"]
 
 
 async def diagnose(settings: Settings) -> list[Finding]:
-    """Look at everything that a server with these settings needs; changes nothing."""
-    findings = [*machine.look(settings), await store.look(settings)]
-    findings += listeners.look(settings)
+    """Look at everything that a server with these settings needs."""
+    is_running = listeners.is_running(settings)
+    ports = listeners.ports_in_use(settings) if is_running else {}
+    findings = list(machine.look(settings))
+    findings += await store.look(settings, is_running=is_running)
+    findings += listeners.look(settings, ports, is_running=is_running)
+    findings += await running.look(settings, ports, is_running=is_running)
+    findings += await front.look(settings)
     findings += certificates.look(settings, clock=clocks.now)
     findings += machine.grids(settings)
     return findings

@@ -15,6 +15,7 @@ from iceprod.server.diagnosis.findings import Finding, failed, good, warning
 from iceprod.services.validity import Good, goods_in
 
 _SOON_S: Final = 14 * 86400.0
+_RENEW: Final = "renew it; nginx has to hear of it by: iceprod nginx reload"
 
 
 def look(settings: Settings, *, clock: Clock) -> Iterator[Finding]:
@@ -52,18 +53,22 @@ def _file(setting: str, path: Path, *, now: float) -> Finding:
         for file in tls_port.trusted_files(path):
             goods += goods_in(file.read_bytes())
     except OSError as exc:
-        return failed(setting, f"cannot read {path}: {exc.strerror}", "let the server's user read it")
+        advice = f"set {setting}, or let the server's user read it"
+        return failed(setting, f"cannot read {path}: {exc.strerror}", advice)
     except InputError as exc:
-        return failed(setting, f"{path}: {exc.message}", "it has to be PEM")
+        return failed(setting, f"{path}: {exc.message}", f"set {setting} to a file in PEM")
     if not goods:
         return failed(setting, f"{path} is empty", "fill it, or leave the setting out")
+    last = max(goods, key=lambda one: one.since)
+    if last.since > now:
+        return failed(setting, f"{last.name} is not good yet", "is the clock right?")
     return _until(setting, min(goods, key=lambda one: one.until), now=now)
 
 
 def _until(setting: str, first: Good, *, now: float) -> Finding:
     day = datetime.fromtimestamp(first.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
     if first.until <= now:
-        return failed(setting, f"{first.name} ended on {day}", "renew it")
+        return failed(setting, f"{first.name} ended on {day}", _RENEW)
     if first.until <= now + _SOON_S:
-        return warning(setting, f"{first.name} ends on {day}", "renew it soon")
+        return warning(setting, f"{first.name} ends on {day}", _RENEW)
     return good(setting, f"good until {day} ({first.name})")

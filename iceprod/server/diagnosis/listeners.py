@@ -10,22 +10,16 @@ import msgspec
 
 from iceprod.config import Settings
 from iceprod.errors import IceProdError
+from iceprod.server import sockets
 from iceprod.server.diagnosis.findings import Finding, failed, good
 from iceprod.server.directory import PORTS_FILE, data_directory
 
 
-def look(settings: Settings) -> Iterator[Finding]:
-    """One finding for each port."""
-    server = settings.server
-    running = is_running(settings)
-    ports = {"server.port": server.port}
-    if server.rpc_lane:
-        ports["server.rpc_port"] = server.rpc_port
-    if settings.tls.port is not None:
-        ports["tls.port"] = settings.tls.port
-    for setting, port in (ports | ports_in_use(settings) if running else ports).items():
-        host = settings.tls.host or server.host if setting == "tls.port" else server.host
-        yield _port(setting, host, port, running=running)
+def look(settings: Settings, ports: dict[str, int], *, is_running: bool) -> Iterator[Finding]:
+    """One finding for each port; ``ports`` are those of the server that runs."""
+    for name, (host, port) in sockets.wanted(settings).items():
+        setting = sockets.NAMES[name]
+        yield _port(setting, host, ports.get(setting, port), running=is_running)
 
 
 def ports_in_use(settings: Settings) -> dict[str, int]:
