@@ -179,6 +179,33 @@ async def test_news_told_again_after_an_error_are_there_once(pair: tuple[Sharing
     assert await other.since({}, 100) == news("a", 1, 5)
 
 
+async def test_asking_costs_one_small_read_while_there_are_no_news(mongo_url: str):
+    class Commands(CommandListener):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def started(self, event: CommandStartedEvent) -> None:
+            self.seen.append(f"{event.command_name} {event.command[event.command_name]}")
+
+        def succeeded(self, event: CommandSucceededEvent) -> None:
+            pass
+
+        def failed(self, event: CommandFailedEvent) -> None:
+            pass
+
+    commands = Commands()
+    store = MongoStore(mongo_url, listeners=[commands])
+    await store.open()
+    await store.sharing.publish(news("a", 1, 3))
+    commands.seen.clear()
+
+    assert await store.sharing.since({"a": 3}, 100) == []
+    assert commands.seen == ["find heads"]
+    assert len(await store.sharing.since({"a": 1}, 100)) == 2
+    assert commands.seen == ["find heads"] * 2 + ["find news"]
+    await store.close()
+
+
 async def test_old_news_are_dropped_but_not_the_last_thousand(pair: tuple[Sharing, Sharing]):
     one, other = pair
     await other.publish(news("b", 1, 1))
