@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from cryptography import x509
 
@@ -16,9 +17,10 @@ _LIST = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.S)
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """What it is, and until when it is good (seconds since the epoch)."""
+    """What it is, and from and until when it is good (seconds since the epoch)."""
 
     name: str
+    since: float
     until: float
 
 
@@ -33,12 +35,16 @@ def goods_in(pem: bytes) -> list[Good]:
         for block in _CERTIFICATE.findall(pem):
             certificate = x509.load_pem_x509_certificate(block)
             name = f"the certificate of {name_text(certificate.subject)}"
-            found.append(Good(name, certificate.not_valid_after_utc.timestamp()))
+            since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            found.append(Good(name, since.timestamp(), until.timestamp()))
         for block in _LIST.findall(pem):
             listing = x509.load_pem_x509_crl(block)
-            if listing.next_update_utc is not None:
-                name = f"the list of {name_text(listing.issuer)}"
-                found.append(Good(name, listing.next_update_utc.timestamp()))
+            since, until = (
+                listing.last_update_utc,
+                listing.next_update_utc or datetime.max.replace(tzinfo=UTC),
+            )
+            name = f"the list of {name_text(listing.issuer)}"
+            found.append(Good(name, since.timestamp(), until.timestamp()))
     except ValueError as exc:
         raise InputError(f"a certificate or list cannot be read: {exc}") from None
     if not found:

@@ -47,9 +47,10 @@ def test_files_that_are_good_are_found_so(tmp_path: Path, ca: SiteCA) -> None:
     )
 
 
-def test_what_ends_soon_or_has_ended_is_told(tmp_path: Path, ca: SiteCA) -> None:
+def test_what_ends_soon_or_has_ended_or_not_begun_is_told(tmp_path: Path, ca: SiteCA) -> None:
     good = given(tmp_path, ca)
 
+    assert verdicts(good, in_days=-2)["tls.certificate"] == "failed"
     assert verdicts(good, in_days=390)["tls.certificate"] == "warning"
     assert verdicts(good, in_days=398)["tls.certificate"] == "failed"
     assert verdicts(good, in_days=398)["tls.ca_path"] == "ok"
@@ -83,6 +84,6 @@ def test_without_a_tls_port_nothing_is_said_of_it(tmp_path: Path) -> None:
 
 
 def test_the_tls_port_is_looked_at(tmp_path: Path, ca: SiteCA) -> None:
-    found = [finding.check for finding in listeners.look(given(tmp_path, ca))]
+    found = [finding.check for finding in listeners.look(given(tmp_path, ca), {}, is_running=False)]
 
     assert found == ["server.port", "server.rpc_port", "tls.port"]
