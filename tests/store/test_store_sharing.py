@@ -11,6 +11,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 from memory_sharing import MemorySharing
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
 from iceprod.store.base import Hold, Message, Sharing
 from iceprod.store.mongo import MongoStore
@@ -179,6 +185,7 @@ async def test_news_told_again_after_an_error_are_there_once(pair: tuple[Sharing
     assert await other.since({}, 100) == news("a", 1, 5)
 
 
+@pytest.mark.mongo
 async def test_asking_costs_one_small_read_while_there_are_no_news(mongo_url: str):
     class Commands(CommandListener):
         def __init__(self) -> None:
