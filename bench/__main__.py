@@ -23,9 +23,10 @@ def main() -> int:
     results: list[Result] = []
     print(f"{'':5}{'min':>9}{'median':>9}{'max':>9}{'goal':>9}  met")
     for name in options.names or subjects:
-        result = subjects[name](Rounds(options.rounds))
-        results.append(result)
-        print(row(result), flush=True)
+        found = subjects[name](Rounds(options.rounds))
+        for result in found if isinstance(found, list) else [found]:
+            results.append(result)
+            print(row(result), flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps({each.name: each.as_json() for each in results}, indent=2) + "\n")
     return 0

@@ -7,13 +7,13 @@ import signal
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import load, pilot_load
-from bench.harness import Result, Rounds, server
+from bench.harness import Result, Rounds, cpu_s, server
 from bench.rpc_echo import SINGLE
 from bench.site_data import Backlog, Library, library
 
@@ -51,38 +51,111 @@ def site(made: Library, backlogs: list[Backlog], pilots: int = PILOTS) -> Iterat
             yield Site(directory, told["port"], rpc_port, process, told["start_s"])
 
 
-def claim_and_finish(rounds: Rounds, *, name: str, through_lane: bool, goal: float) -> Result:
-    ratios, claims, finishes, echoes = [], [], [], []
+@dataclass(frozen=True)
+class Rates:
+    """Calls per second of one round, and CPU microseconds of the server for one of either kind on average."""
+
+    claims: float
+    finishes: float
+    cpu_us: float
+
+    @classmethod
+    def measured(cls, pid: int, directory: Path, port: int) -> Rates:
+        """Load the server ``pid`` of a site in ``directory``."""
+        before = cpu_s(pid)
+        done = pilot_load.run(directory, port, SECONDS)
+        cpu_us = (cpu_s(pid) - before) / (done["claims"] + done["finishes"]) * 1e6
+        return cls(done["claims"] / done["claim_s"], done["finishes"] / done["finish_s"], cpu_us)
+
+    @property
+    def slower(self) -> float:
+        return min(self.claims, self.finishes)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The product, the bare echo and the floor, one after the other."""
+
+    product: Rates
+    floor: Rates
+    echo: load.Load
+
+    @property
+    def of_floor(self) -> float:
+        """How much of the floor the product reaches, by the call of which that is less."""
+        return min(self.product.claims / self.floor.claims, self.product.finishes / self.floor.finishes)
+
+
+def turns(rounds: Rounds, way: str) -> list[Turn]:
+    """Claims and finishes by ``lane`` or by ``handler``."""
+    found = []
     with library() as made, server("bench.echo_servers", "tornado") as (echo, echo_port):
         for _ in rounds:
-            echoed = load.run(echo.pid, echo_port, load.post(SINGLE)).rate
+            echoed = load.run(echo.pid, echo_port, load.post(SINGLE))
+            floor = _floor(way)
             with site(made, READY) as running:
-                port = running.rpc_port if through_lane else running.port
-                done = pilot_load.run(running.directory, port, SECONDS)
-            echoes.append(echoed)
-            claims.append(done["claims"] / done["claim_s"])
-            finishes.append(done["finishes"] / done["finish_s"])
-            ratios.append(min(claims[-1], finishes[-1]) / echoed)
-    way = "the fast lane" if through_lane else "Tornado's handler"
-    return Result(
-        name=name,
-        ratios=ratios,
-        goal=goal,
-        note=f"calls/s: the slower of claim and finish through {way} / bare Tornado echo",
-        figures={
-            "claims/s": round(statistics.median(claims)),
-            "finishes/s": round(statistics.median(finishes)),
-            "echo/s": round(statistics.median(echoes)),
-        },
-    )
+                port = running.rpc_port if way == "lane" else running.port
+                product = Rates.measured(running.process.pid, running.directory, port)
+            found.append(Turn(product, floor, echoed))
+    return found
 
 
-def by_lane(rounds: Rounds) -> Result:
-    return claim_and_finish(rounds, name="P3", through_lane=True, goal=3)
+def _floor(way: str) -> Rates:
+    """The same load on the least that can be called a server of claims."""
+    with (
+        tempfile.TemporaryDirectory(prefix="iceprod-bench-") as name,
+        server("bench.floor_server", name, way) as (process, port),
+    ):
+        return Rates.measured(process.pid, Path(name), port)
 
 
-def by_handler(rounds: Rounds) -> Result:
-    return claim_and_finish(rounds, name="P3.handler", through_lane=False, goal=0.8)
+def claim_and_finish(rounds: Rounds, *, name: str, way: str, goals: tuple[float, float]) -> list[Result]:
+    """Two results of the same turns: by the bare echo, and by the floor."""
+    found = turns(rounds, way)
+    by = "the fast lane" if way == "lane" else "Tornado's handler"
+    products, floors = [turn.product for turn in found], [turn.floor for turn in found]
+    figures = {
+        "claims/s": _median(each.claims for each in products),
+        "finishes/s": _median(each.finishes for each in products),
+        "echo/s": _median(turn.echo.rate for turn in found),
+        "µs": _median(each.cpu_us for each in products),
+        "echo µs": _median(turn.echo.cpu_us for turn in found),
+    }
+    of_floor = {
+        "claims/s": _median(each.claims for each in floors),
+        "finishes/s": _median(each.finishes for each in floors),
+        "µs": _median(each.cpu_us for each in floors),
+        "floor / echo": round(statistics.median(turn.floor.slower / turn.echo.rate for turn in found), 2),
+        "by CPU": round(statistics.median(turn.echo.cpu_us / turn.floor.cpu_us for turn in found), 2),
+    }
+    return [
+        Result(
+            name=name,
+            ratios=[turn.product.slower / turn.echo.rate for turn in found],
+            goal=goals[0],
+            note=f"calls/s: the slower of claim and finish through {by} / bare Tornado echo",
+            figures=figures,
+        ),
+        Result(
+            name=f"{name}.floor",
+            ratios=[turn.of_floor for turn in found],
+            goal=goals[1],
+            note=f"the same / a bare server that does nothing but claim and finish durably, by {way}",
+            figures=of_floor,
+        ),
+    ]
+
+
+def _median(values: Iterable[float]) -> int:
+    return round(statistics.median(values))
+
+
+def by_lane(rounds: Rounds) -> list[Result]:
+    return claim_and_finish(rounds, name="P3", way="lane", goals=(3, 0.5))
+
+
+def by_handler(rounds: Rounds) -> list[Result]:
+    return claim_and_finish(rounds, name="P3.handler", way="handler", goals=(0.8, 0.8))
 
 
 def after_many(rounds: Rounds) -> Result:

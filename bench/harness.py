@@ -69,7 +69,8 @@ class Result:
         }
 
 
-Subject = Callable[[Rounds], Result]
+Subject = Callable[[Rounds], "Result | list[Result]"]
+"""Measures; more than one result where the same turns are compared with several yardsticks."""
 
 
 def discover() -> dict[str, Subject]:
