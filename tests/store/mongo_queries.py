@@ -80,7 +80,8 @@ def queries(name: str, command: Mapping[str, Any]) -> Iterator[Query]:
         yield Query(collection, where, list(command.get("sort", {}).items()), command.get("limit", 0))
     elif name in ("update", "delete"):
         for part in command["updates" if name == "update" else "deletes"]:
-            yield Query(collection, part["q"])
+            if part["q"] or name == "update":  # what is emptied is emptied as a whole
+                yield Query(collection, part["q"])
     elif name in ("aggregate", "count", "distinct"):
         pipeline = command.get("pipeline", [{"$match": command.get("query", {})}])
         where = pipeline[0].get("$match", {})
