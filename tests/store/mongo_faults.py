@@ -91,6 +91,18 @@ class LoseAnswer(Fate):
 
 
 @dataclass
+class GoAway(Fate):
+    """The server is away when the write is to be sent."""
+
+    error: StoreUnavailable = field(default_factory=lambda: StoreUnavailable("away"))
+
+    async def happen(
+        self, name: str, write: Callable[..., Awaitable[Any]], *args: Any, **options: Any
+    ) -> Any:
+        raise self.error
+
+
+@dataclass
 class Overtake(Fate):
     """The process is slow: before the write, another does something."""
 

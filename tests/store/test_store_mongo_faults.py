@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from mongo_faults import Crash, CrashBefore, CrashWithin, Fate, LoseAnswer, Overtake, Process
+from mongo_faults import Crash, CrashBefore, CrashWithin, Fate, GoAway, LoseAnswer, Overtake, Process
 from store_samples import dataset, make, make_jobs
 
 from iceprod.errors import AlreadyExists, StoreUnavailable
@@ -351,6 +351,21 @@ async def test_no_task_misses_that_what_it_needs_is_complete(database: Database,
         if not fate.is_met:
             return
         await seen(database)
+        at += 1
+
+
+async def test_an_error_tells_that_the_outcome_is_unknown(database: Database):
+    """From the first write on: before it, nothing has changed."""
+    told = await Story.tell(database, _a_running, _finish)
+    at = 1
+    while True:
+        await restore(database, told.before)
+        process = Process(database, fate := GoAway(at))
+        with contextlib.suppress(StoreUnavailable):
+            await _finish(RUN, process)
+            assert not fate.is_met
+            return
+        assert fate.error.detail == ({} if at == 1 else {"outcome": "unknown"})
         at += 1
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 from iceprod import ids
@@ -59,6 +60,16 @@ class Context:
         """Wait for the operations under way."""
         while self._running:
             await asyncio.wait(self._running)
+
+
+@contextlib.contextmanager
+def begun() -> Iterator[None]:
+    """Where something has been written already: an error in it leaves the outcome unknown."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        error.detail["outcome"] = "unknown"
+        raise
 
 
 async def together(*operations: Awaitable[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.task import job_id
 from iceprod.store.mongo.client import ASCENDING, Document
-from iceprod.store.mongo.context import Context
+from iceprod.store.mongo.context import Context, begun
 from iceprod.store.mongo.documents import (
     IDLE,
     WAITING,
@@ -86,6 +86,11 @@ def pending(
 
 async def complete(context: Context, document: Document) -> list[tuple[str, int]]:
     """Do what is pending for a dataset; the tasks released by that, with their classes."""
+    with begun():
+        return await _complete(context, document)
+
+
+async def _complete(context: Context, document: Document) -> list[tuple[str, int]]:
     todo, name = document["pending"], document["_id"]
     released: list[tuple[str, int]] = []
     if "config" in todo:

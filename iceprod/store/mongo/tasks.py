@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
@@ -13,7 +14,7 @@ from iceprod.model.task import MAX_TASKS, Attempt, Move, Moved, Task, parse_task
 from iceprod.store import cursors
 from iceprod.store.base import TaskFilter, TaskRepository
 from iceprod.store.mongo.client import ASCENDING, DESCENDING, Document
-from iceprod.store.mongo.context import Context
+from iceprod.store.mongo.context import Context, begun
 from iceprod.store.mongo.documents import (
     PROCESSING,
     TASK_BITS,
@@ -78,10 +79,10 @@ class MongoTasks(TaskRepository):
     async def move(self, moves: Sequence[Move], *, now: float) -> list[Moved | None]:
         """See the port.
 
-        A job's moves are written in one go: all or none of them.  When the database goes away in
-        the middle of it this raises `StoreUnavailable` although some jobs may have been written;
-        what must follow for those is done by this process later, or by `repair`.  A caller who
-        repeats the call finds them moved, by the guards.
+        A job's moves are written in one go: all of them or none.  When the database goes away in the
+        middle of it, this raises with ``outcome: unknown``: some jobs may have been written.  What
+        must follow for those is done by this process as soon as it can, or by `repair`; a
+        caller who repeats the call is told None for their moves, by the guards.
         """
         if self._context.left:
             await self._context.whole(repair_left(self._context))
@@ -210,10 +211,12 @@ class MongoTasks(TaskRepository):
         ]
         states = await self._context.states.load({place[0] for _, place, _ in steps})
         results: list[Moved | None] = [None] * len(moves)
-        for wave in _waves(steps, states):
-            for work in await self._carry_out(wave, now=now):
-                for number, moved in work.results.items():
-                    results[number] = moved
+        for number, wave in enumerate(_waves(steps, states)):
+            with begun() if number else contextlib.nullcontext():
+                works = await self._carry_out(wave, now=now)
+            for work in works:
+                for place, moved in work.results.items():
+                    results[place] = moved
         return results
 
     async def _carry_out(self, wave: Wave, *, now: float) -> list[JobWork]:

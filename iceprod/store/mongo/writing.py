@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from iceprod.errors import StoreUnavailable
 from iceprod.store.mongo.client import Document, UpdateOne
-from iceprod.store.mongo.context import Context, contend
+from iceprod.store.mongo.context import Context, begun, contend
 from iceprod.store.mongo.documents import job_place
 from iceprod.store.mongo.owed import Owed
 from iceprod.store.mongo.work import JobWork
@@ -29,25 +30,35 @@ async def carry(context: Context, job_ids: Iterable[str], step: Step, effects: E
     done: list[JobWork] = []
     tries = 0
     while left:
-        works = await load(context, left)
-        for work in works:
-            step(work)
-        batch = context.new_batch()
-        changed = [(work, work.owed()) for work in works if work.is_changed]
-        try:
-            taken = await write(context, batch, changed)
-            if taken:
-                await effects(batch, taken)
-        except StoreUnavailable:  # what has been written and what not is in the documents
-            context.left.update(work.state.dataset_id for work, _ in changed)
-            raise
-        missed = {work.job_id for work, _ in changed} - {work.job_id for work, _ in taken}
-        done += [work for work in works if work.job_id not in missed]
+        with begun() if done else contextlib.nullcontext():
+            works, missed = await _try(context, left, step, effects)
+        done += works
         left = missed
         if left:
             await contend(tries)
             tries += 1
     return done
+
+
+async def _try(
+    context: Context, job_ids: Collection[str], step: Step, effects: Effects
+) -> tuple[list[JobWork], set[str]]:
+    """Read, work and write once: the jobs that are done, and the ids of those that are not."""
+    works = await load(context, job_ids)
+    for work in works:
+        step(work)
+    batch = context.new_batch()
+    changed = [(work, work.owed()) for work in works if work.is_changed]
+    try:
+        taken = await write(context, batch, changed)
+        with begun():
+            if taken:
+                await effects(batch, taken)
+    except StoreUnavailable:  # what has been written and what not is in the documents
+        context.left.update(work.state.dataset_id for work, _ in changed)
+        raise
+    missed = {work.job_id for work, _ in changed} - {work.job_id for work, _ in taken}
+    return [work for work in works if work.job_id not in missed], missed
 
 
 async def load(context: Context, job_ids: Collection[str]) -> list[JobWork]:
@@ -95,7 +106,8 @@ async def write(context: Context, batch: str, changed: Sequence[tuple[JobWork, O
         return []
     # The server tells how many; the documents tell which.
     job_ids = [work.job_id for work, _ in changed]
-    found = await context.jobs.find({"_id": {"$in": job_ids}}, ("stamp", "owing"))
+    with begun():
+        found = await context.jobs.find({"_id": {"$in": job_ids}}, ("stamp", "owing"))
     won = {d["_id"] for d in found if d.get("stamp") == batch or batch in d.get("owing", ())}
     return [(work, owed) for work, owed in changed if work.job_id in won]
 
