@@ -16,7 +16,7 @@ from iceprod.errors import ConfigError, ConflictError, InputError, NotFoundError
 from iceprod.model.dataset import Dataset
 from iceprod.server.assembly import make_store
 from iceprod.server.directory import LOCK_FILE, data_directory
-from iceprod.services import duty
+from iceprod.services import duty, news
 from iceprod.store import checking, copying
 from iceprod.store.archive import Kind
 from iceprod.store.base import Drift, Sharing, Store
@@ -134,14 +134,16 @@ def _in_use(place: Place, by: str) -> ConflictError:
 
 
 async def _is_alive(sharing: Sharing) -> bool:
-    """Whether the lease on the duties, which some process has if any is there, goes on beating."""
-    first = await sharing.hold(duty.NAME)
-    if first is None or not first.holder:
+    """Whether any process shows a sign of life: the holder of the duties beats, all tell news."""
+    hold, heads = await sharing.hold(duty.NAME), await sharing.heads()
+    if (hold is None or not hold.holder) and not heads:
         return False
-    until = clock.monotonic() + duty.TTL_S
+    until = clock.monotonic() + max(duty.TTL_S, 2 * news.HEARTBEAT_S)
     while clock.monotonic() < until:
         await asyncio.sleep(_LOOK_EVERY_S)
-        if await sharing.hold(duty.NAME) != first:
+        if await sharing.hold(duty.NAME) != hold:
+            return True
+        if any(number > heads.get(sender, 0) for sender, number in (await sharing.heads()).items()):
             return True
     return False
 

@@ -17,11 +17,12 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.user import Token, User
 from iceprod.server import backups, beside, stores
+from iceprod.server.diagnosis import diagnose
 from iceprod.server.directory import data_directory
 from iceprod.server.process import Server
-from iceprod.services import duty
+from iceprod.services import duty, news
 from iceprod.store.archive import Kind
-from iceprod.store.base import Store, TaskClass
+from iceprod.store.base import Message, Store, TaskClass
 from iceprod.store.copying import digest, silent
 from tests.store import mongo_server
 
@@ -153,6 +154,7 @@ async def test_a_database_is_in_use_while_a_holder_of_its_duties_lives(
     tmp_path: Path, mongo_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(duty, "TTL_S", 0.5)
+    monkeypatch.setattr(news, "HEARTBEAT_S", 0.25)
     source, target = site(tmp_path / "a", mongo_url), site(tmp_path / "b")
     expected = await fill(source)
     async with stores.opened(stores.own(source)) as store:
@@ -170,6 +172,19 @@ async def test_a_database_is_in_use_while_a_holder_of_its_duties_lives(
         with pytest.raises(ConflictError, match="a server uses"):
             await backups.backup(source, tmp_path / "refused")
         beating.cancel()
+        await store.sharing.publish([Message("q", 1, b"")])
+
+        async def tell() -> None:
+            number = 1
+            while True:
+                number += 1
+                assert store.sharing
+                await store.sharing.publish([Message("q", number, b"")])
+
+        telling = asyncio.create_task(tell())
+        with pytest.raises(ConflictError, match="a server uses"):
+            await stores.migrate(stores.own(source))
+        telling.cancel()
     # One that was killed has gone silent.
     await copied(source, target)
 
@@ -189,7 +204,9 @@ async def test_no_server_starts_with_an_unfinished_copy(tmp_path: Path):
         await beside.make_token(settings, name="ada", label="")
     with pytest.raises(ConflictError, match="unfinished copy"):
         await copied(settings, site(tmp_path / "b"))
+    (told,) = [finding for finding in await diagnose(settings) if finding.check == "store"]
     found = await stores.check(stores.own(settings), progress=silent, force=False, repair=False)
+    assert (told.verdict, told.message) == ("failed", "it is an unfinished copy")
     assert found.unfinished
     assert not found.is_sound
 

@@ -35,6 +35,8 @@ async def look(settings: Settings, *, is_running: bool) -> list[Finding]:
 
 async def _soundness(store: Store, settings: Settings) -> Finding:
     await store.ping()
+    if await store.archive.mark() is not None:
+        return failed("store", "it is an unfinished copy", "repeat the copy or the restoration that makes it")
     damage = await store.check()
     if damage:
         return failed("store", "; ".join(damage[:3]), _RESTORE)
