@@ -86,7 +86,8 @@ class ReadyClass:
             return
         has_rest = self.count > len(self._members)
         self.count += 1
-        if not has_rest and len(self._members) < WINDOW:
+        # What is being read from the store now may not know of it yet.
+        if (not has_rest and len(self._members) < WINDOW) or self.refilling is not None:
             self._append(task_id)
 
     def remove(self, task_id: str) -> bool:
@@ -148,12 +149,16 @@ class ReadyClass:
         self._window.appendleft(task_id)
         self.count += 1
 
-    def refill(self, task_ids: Iterable[str]) -> None:
-        """Put what the store says is waiting behind what the window holds."""
+    def refill(self, task_ids: Iterable[str], *, is_all: bool) -> None:
+        """Put what the store says is waiting behind what the window holds.
+
+        Unless that is all of it, there may be more, whatever was counted before.
+        """
         for task_id in task_ids:
             if task_id not in self._members and task_id not in self.taken:
                 self._append(task_id)
-        self.count = max(self.count, len(self._members))
+        held = len(self._members)
+        self.count = held if is_all else max(self.count, held + 1)
 
     def expect(self, count: int) -> None:
         """The store has so many, those that are taken among them."""
@@ -271,9 +276,7 @@ class ReadyIndex:
         try:
             limit = WINDOW + len(ready.taken)
             found = await self._tasks.ready(ready.task_class.class_id, None, limit)
-            ready.refill(found)
-            if len(found) < limit:
-                ready.empty()
+            ready.refill(found, is_all=len(found) < limit)
         finally:
             ready.refilling = None
 
