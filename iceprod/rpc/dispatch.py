@@ -16,7 +16,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -52,8 +51,7 @@ class Pending(msgspec.Struct, frozen=True):
     cancellable: bool = False
 
 
-@dataclass(slots=True)
-class _Visit:
+class _Visit(msgspec.Struct):
     """One message being answered; ``room`` is how many bytes its results may still take."""
 
     origin: Origin

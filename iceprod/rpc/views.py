@@ -18,7 +18,6 @@ from iceprod.model.paging import Slice
 from iceprod.model.pilot import Pilot
 from iceprod.model.resources import Offer, Resources, bounded
 from iceprod.model.task import Attempt, Task
-from iceprod.model.values import value
 from iceprod.services.datasets import ProgressReport
 
 Label = Annotated[str, msgspec.Meta(max_length=1000)]
@@ -47,8 +46,7 @@ class ChangedView:
     changed: int
 
 
-@value
-class OfferParameter:
+class OfferParameter(msgspec.Struct, frozen=True, gc=False):
     """What a pilot has: cores, GPUs, GB of memory and disk, hours of wall time."""
 
     cpu: float = 1
@@ -158,8 +156,7 @@ def progress_view(report: ProgressReport) -> ProgressView:
     )
 
 
-@value
-class TaskView:
+class TaskView(msgspec.Struct, frozen=True, gc=False):
     """A task; ``lease_until`` and ``pilot_id`` are of the attempt that runs, or ran last."""
 
     task_id: str

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from iceprod.model.config import options_for
 from iceprod.model.principal import Principal
 from iceprod.model.resources import Offer
-from iceprod.model.values import value
 from iceprod.services.accounts import Accounts
 from iceprod.services.authorization import check
 from iceprod.services.catalogue import Catalogue
@@ -37,8 +38,7 @@ _EMPTY: Final[dict[str, Any]] = {
 """What a configuration has at least: old pilots do not ask whether a part is there."""
 
 
-@value
-class HandedOut:
+class HandedOut(msgspec.Struct, frozen=True, gc=False):
     """A claimed task, but for the configuration, which the pilot asks for once per version.
 
     ``token`` lets the task's payload and its file transfers call the server as the task;

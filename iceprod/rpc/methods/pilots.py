@@ -13,7 +13,6 @@ from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.pilot import PilotStatus
 from iceprod.model.resources import Resources, bounded
-from iceprod.model.values import value
 from iceprod.rpc.methods.datasets import Limit
 from iceprod.rpc.registry import Call, Registry
 from iceprod.rpc.views import ListView, OfferParameter, PilotView, listed, pilot_view
@@ -40,8 +39,7 @@ class Registered:
     heartbeat_s: float
 
 
-@value
-class ClaimView:
+class ClaimView(msgspec.Struct, frozen=True, gc=False):
     """Tasks to run; with none, how many seconds to wait before the next claim, or to ask no more."""
 
     tasks: list[HandedOut]
@@ -75,15 +73,14 @@ class PulseView:
     drain: bool
 
 
-@value
-class StatsParameter:
+class StatsParameter(msgspec.Struct, frozen=True):
     """What an attempt used: seconds, and resources in cores, GPUs, GB and hours."""
 
     hostname: Name = ""
     domain: Name = ""
     time_used: float = 0.0
-    resources: dict[str, float] = field(default_factory=dict)
-    task_stats: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, float] = {}
+    task_stats: dict[str, Any] = {}
 
     def to_report(self) -> Report:
         """As the services want it."""
