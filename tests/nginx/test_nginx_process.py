@@ -324,3 +324,17 @@ def test_a_program_that_is_not_there_is_told(settings, config_file, command):
     command("generate")
     config_file.write_text(config_file.read_text().replace("[nginx]", '[nginx]\nprogram = "no-such-nginx"'))
     assert command("check").code == 78
+
+
+@pytest.mark.expects_logs
+async def test_it_is_tried_again_until_it_can_start(settings, authority, tmp_path):
+    async with kept(settings) as nginx:
+        config, aside = settings.nginx_path / "nginx.conf", tmp_path / "aside"
+        config.rename(aside)
+        kill(nginx.pid)
+        await eventually(lambda: nginx.restarts >= 2)
+
+        aside.rename(config)
+
+        await eventually(lambda: nginx.pid and Front(settings, authority).has_pid(nginx.pid))
+        assert (await ask(settings, authority)).status == 200

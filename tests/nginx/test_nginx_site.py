@@ -6,6 +6,7 @@ import gzip
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 from contextlib import ExitStack, closing
@@ -223,7 +224,16 @@ def test_nothing_of_nginx_is_in_the_answers_of_the_server(front):
         assert not {name for name in answer.headers if name.startswith(("x-accel", "x-file", "x-refusal"))}
 
 
-def test_an_address_for_every_kind_of_listener(site, authority, tmp_path):
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
+def test_one_listener_does_for_both_kinds_of_address(site, authority, tmp_path):
     server = {"port": int(site.url.rpartition(":")[2]), "rpc_lane": False}
     settings = front_settings(tmp_path, authority, server=server, nginx={"host": "::"})
     with Front(settings, authority, token=site.token) as front:

@@ -12,7 +12,7 @@ import structlog
 
 from iceprod.clock import Clock, monotonic
 from iceprod.config import Settings
-from iceprod.errors import ConfigError, Unavailable
+from iceprod.errors import ConfigError, IceProdError, Unavailable
 from iceprod.server.nginx.control import check, command, left_over, listens, pid_path, written_pid
 from iceprod.server.nginx.generating import generate
 
@@ -134,11 +134,11 @@ class NginxProcess:
 
     async def _restart(self, former: int, pause_s: float) -> None:
         await asyncio.sleep(pause_s)
-        await self._clear(former)
         self.restarts += 1
         try:
+            await self._clear(former)
             await self._spawn()
-        except (ConfigError, OSError) as exc:
+        except (IceProdError, OSError) as exc:
             logger.error("nginx does not start", error=str(exc))  # noqa: TRY400 - tried again, told each time
 
     async def _clear(self, former: int) -> None:
