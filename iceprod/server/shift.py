@@ -7,6 +7,7 @@ the lease, so that one that comes too late changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -20,6 +21,8 @@ from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
 
+_PATIENCE_S = 10.0
+"""How long the last words to the store may take."""
 _UPLOAD_SILENCE_S = 6 * 3600.0
 """After how long without a byte an upload is given up, and what came of it deleted."""
 
@@ -89,7 +92,10 @@ class Shift:
     async def gained(self) -> None:
         """Start the duties."""
         services = self._services
+        await self._on_duty.stop()  # whatever an attempt that failed has left
         await self._attempt("graphs not read", services.reports.load)
+        if self._store.sharing is not None:  # who had them may have been interrupted in making jobs
+            await self._attempt("waiting tasks not counted", services.scheduler.reconcile)
         self._on_duty.start_loop("make jobs", services.materialiser.run)
         self._on_duty.start_loop("grids", services.grids.run)
         for duty in shared_duties(services, self._store, self._settings):
@@ -123,6 +129,7 @@ class Shift:
     @staticmethod
     async def _attempt(trouble: str, work: Callable[[], Awaitable[object]]) -> None:
         try:
-            await work()
-        except IceProdError as exc:
-            logger.warning(trouble, reason=exc.message)
+            async with asyncio.timeout(_PATIENCE_S):
+                await work()
+        except (IceProdError, TimeoutError) as exc:
+            logger.warning(trouble, reason=str(exc))

@@ -74,14 +74,14 @@ class DutyHolder:
         while True:
             await self._step_in_time()
             if self.is_holding() and not self._told:
-                self._told = True
                 logger.info("duties taken", fence=self.fence)
                 await gained()
+                self._told = True
             elif self._told and not self.is_holding():
-                self._told = False
                 self._held = None
                 logger.warning("duties lost")
                 await lost()
+                self._told = False
             await asyncio.sleep(self._ttl_s / 6)
 
     async def _step_in_time(self) -> None:

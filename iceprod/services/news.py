@@ -215,6 +215,9 @@ class News:
                 logger.warning(trouble, reason=exc.message)
             self._troubles.add(trouble)
             return 0
+        except Exception:  # a mistake about one message must not end all further ones
+            logger.exception(trouble)
+            return 0
         if trouble in self._troubles:
             self._troubles.discard(trouble)
             logger.info("news go on", after=trouble)
