@@ -31,7 +31,7 @@ _moves = st.tuples(
     st.just("move"),
     st.lists(st.tuples(_places, _events, st.sampled_from(LEASES), st.booleans()), min_size=1, max_size=8),
 )
-_steps = st.one_of(
+steps_of_histories = st.one_of(
     _moves,
     _moves,
     _moves,
@@ -177,7 +177,7 @@ def test_a_store_does_what_its_model_does(
             suppress_health_check=[HealthCheck.too_slow],
             database=None,
         )
-        @given(st.lists(_steps, max_size=40))
+        @given(st.lists(steps_of_histories, max_size=40))
         def check(steps: list[tuple[str, Any]]) -> None:
             runner.run(history(steps))
 
