@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -96,7 +97,8 @@ class Traffic:
         except Exception as exc:  # noqa: BLE001 - raised in the test's own thread
             if kind == "viewer" and self.stop.is_set():
                 return  # whom nothing else ends than the end of the test
-            self.failures.append(f"{kind}: {exc!r}")
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self.failures.append(f"{at} {kind}: {exc!r}")
         finally:
             for client in clients:
                 client.connection.close()
@@ -159,6 +161,7 @@ def _viewer(site: Site, dataset_id: str) -> Worker:
             seen += line
             if line.startswith(b"data:"):
                 assert json.loads(line[5:])
+        response.close()
         assert b"retry:" in seen
 
     return step, (client,)
@@ -209,7 +212,7 @@ def traffic(site: Site) -> Iterator[Traffic]:
                 client.connection.sock.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join(PATIENCE_S)
-    assert found.failures == []
+    assert found.failures == [], found.failures
     for dataset_id in found.submitted:
         assert site.call("dataset.get", dataset_id=dataset_id)["dataset_id"] == dataset_id
     for task_id in found.finished:

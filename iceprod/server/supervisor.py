@@ -48,13 +48,13 @@ class _Signals:
 
 
 class Front(Protocol):
-    """A proxy in front: `iceprod.server.nginx.NginxProcess`."""
+    """A proxy in front: nginx."""
 
     async def start(self) -> None:
         """Start it, and return once it listens."""
 
-    async def reload(self, settings: Settings | None = None) -> None:
-        """Have it take other settings, without a request lost."""
+    async def renew(self, settings: Settings) -> None:
+        """Have it take other settings, if they are others."""
 
     async def stop(self, *, within_s: float) -> None:
         """End it, what is under way before."""
@@ -133,7 +133,7 @@ class Supervisor:
             settings = self._reread()
             done = await self._workers.restart()
             if done and self._front is not None:
-                await self._front.reload(settings)
+                await self._front.renew(settings)
         except IceProdError as exc:
             logger.error("restart given up", error=exc.message)  # noqa: TRY400 - it says all there is
             self._workers.give_up_restart()
@@ -234,6 +234,6 @@ def run(
 def _front(settings: Settings) -> Front | None:
     if not settings.nginx.supervised:
         return None
-    from iceprod.server.nginx import NginxProcess  # noqa: PLC0415 - much, for what few need
+    from iceprod.server.front import NginxFront  # noqa: PLC0415 - much, for what few need
 
-    return NginxProcess(settings)
+    return NginxFront(settings)

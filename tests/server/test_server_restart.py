@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+
+import psutil
 import pytest
 
 from iceprod.server import roster
-from tests.servers import RunningSite, run
+from iceprod.services.ca import CertificateUse, SiteCA
+from tests.servers import RunningSite, run, until
 from tests.store.mongo_server import MongoServer
 from tests.traffic import traffic
 
@@ -62,6 +68,54 @@ def check_doctor(site: RunningSite) -> None:
     assert found["duties"]["message"].startswith("held by ")
     assert found["server"]["message"].startswith("2 processes")
     assert all(found[name]["verdict"] == "ok" for name in ("store", "address", "clock", "server.rpc_port"))
+
+
+@pytest.mark.nginx
+def test_a_server_with_nginx_in_front_is_replaced_under_load(tmp_path):
+    ca = SiteCA.create(tmp_path / "ca")
+    ca.issue("127.0.0.1", use=CertificateUse.SERVER)
+    settings = {**QUICK, **front(ca)}
+    trusted = str(ca.certificate)
+    with RunningSite(tmp_path / "site", settings=settings, arguments=("--nginx",), ca_file=trusted) as site:
+        former = nginx_pid(site)
+        with traffic(site) as clients:
+            clients.has_grown()
+            restarted = run("restart", "--data", str(site.folder))
+            assert (restarted.code, restarted.err.strip()) == (0, "restarted")
+            clients.has_grown()
+
+        assert clients.finished
+        assert nginx_pid(site) == former
+        os.kill(former, signal.SIGKILL)
+        until(lambda: nginx_pid(site) not in (0, former))
+        until(lambda: site.call("dataset.list")["items"])
+        assert site.process is not None
+        master = psutil.Process(nginx_pid(site))
+        site.stop()
+        assert not master.is_running()
+
+
+def front(ca: SiteCA) -> dict[str, str]:
+    """Settings of an nginx with TLS on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    return {
+        "ICEPROD_SERVER__PROXIED": "true",
+        "ICEPROD_SERVER__URL": f"https://127.0.0.1:{port}",
+        "ICEPROD_SERVER__RPC_URL": f"https://127.0.0.1:{port}",
+        "ICEPROD_NGINX__HOST": "127.0.0.1",
+        "ICEPROD_NGINX__HTTPS_PORT": str(port),
+        "ICEPROD_NGINX__HTTP_PORT": "0",
+        "ICEPROD_NGINX__CERTIFICATE": str(ca.certificate_of("127.0.0.1", CertificateUse.SERVER)),
+        "ICEPROD_NGINX__CERTIFICATE_KEY": str(ca.key_of("127.0.0.1", CertificateUse.SERVER)),
+    }
+
+
+def nginx_pid(site: RunningSite) -> int:
+    """The master process of nginx; 0 while there is none."""
+    path = site.folder / "nginx" / "nginx.pid"
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text else 0
 
 
 def pids(site: RunningSite) -> set[int]:
