@@ -13,7 +13,7 @@ from mongo_faults import Crash, CrashBefore, CrashWithin, Fate, GoAway, LoseAnsw
 from store_samples import dataset, make, make_jobs
 
 from iceprod.errors import AlreadyExists, StoreUnavailable
-from iceprod.model.lifecycle import TaskEvent
+from iceprod.model.lifecycle import JobStatus, TaskEvent
 from iceprod.model.task import Ended, Lease, Move, Outcome
 from iceprod.store.base import DatasetConfig, DatasetPatch
 from iceprod.store.mongo import MongoStore
@@ -284,6 +284,24 @@ async def test_no_task_misses_that_what_it_needs_is_complete(database: Database,
             return
         await seen(database)
         at += 1
+
+
+async def test_the_audit_finds_what_a_crash_has_left_on_a_complete_dataset(database: Database):
+    dead, process = Process(database, CrashBefore(2)), Process(database)
+    await make(process, "a", jobs_wanted=1)
+    await process.tasks.move(RUN.claim("a0-0"), now=5.0)
+    await process.tasks.move(RUN.end(E.FINISHED, "a0-0"), now=6.0)
+    assert await process.datasets.active() == []
+    with pytest.raises(Crash):
+        await dead.tasks.move(RUN.plain(E.HARD_RESET, "a0-0"), now=7.0)
+
+    (found,) = await process.datasets.active()
+    assert found.status is JobStatus.COMPLETE
+    assert await process.datasets.recount("a") == []
+
+    (found,) = await process.datasets.active()
+    assert found.status is JobStatus.PROCESSING
+    await seen(database)
 
 
 async def test_an_error_tells_that_the_outcome_is_unknown(database: Database):

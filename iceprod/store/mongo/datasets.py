@@ -35,9 +35,11 @@ from iceprod.store.mongo.documents import (
     dataset_of,
     graph_text,
     job_counts,
+    job_place,
     needed_datasets,
     task_counts,
 )
+from iceprod.store.mongo.effects import OWES
 from iceprod.store.mongo.pending import Making, complete, pending, starting
 from iceprod.store.mongo.recount import recount
 
@@ -46,7 +48,9 @@ _RUNNING: Final = (JobStatus.PROCESSING.value, JobStatus.SUSPENDED.value)
 _ACTIVE: Final[Sequence[Document]] = (
     {"status": {"$in": list(_RUNNING)}},
     {"unfinished": {"$gt": 0}, "status": JobStatus.ERRORS.value},
+    {"pending.id": {"$gt": ""}},
 )
+_MOST_OWING: Final = 1000
 
 
 class MongoDatasets(DatasetRepository):
@@ -83,8 +87,16 @@ class MongoDatasets(DatasetRepository):
         return Slice(items, cursors.encode(items[-1].number) if len(found) > page.limit else None)
 
     async def active(self) -> list[Dataset]:
-        """See the port."""
+        """See the port; also those for which a process that ended has left something undone.
+
+        So the audit comes to them, whatever their status is.
+        """
         found = [d for where in _ACTIVE for d in await self._datasets.find(where, DATASET_FIELDS)]
+        known = {document["_id"] for document in found}
+        owing = await self._context.jobs.find({"owing": OWES}, ("_id",), limit=_MOST_OWING)
+        left = {place[0] for job in owing if (place := job_place(job["_id"])) is not None} - known
+        if left:
+            found += await self._datasets.find({"_id": {"$in": sorted(left)}}, DATASET_FIELDS)
         by_number = {document["number"]: dataset_of(document) for document in found}
         return [by_number[number] for number in sorted(by_number)]
 
