@@ -53,7 +53,7 @@ def run(
         plan = supervisor.plan_of(settings, command, has_successor=bool(given))
         supervisor.run(settings, plan, given=given, ready_file=ready_file, reread=reread)
     else:
-        _run_single(settings, given, command, ready_file)
+        _run_single(settings, given, command, reread=reread, ready_file=ready_file)
 
 
 def _allow_open_files() -> None:
@@ -82,7 +82,12 @@ def _run_worker(settings: Settings, assignment: workplace.Assignment) -> None:
 
 
 def _run_single(
-    settings: Settings, given: sockets.Sockets, command: tuple[str, ...], ready_file: Path | None
+    settings: Settings,
+    given: sockets.Sockets,
+    command: tuple[str, ...],
+    *,
+    reread: Callable[[], Settings],
+    ready_file: Path | None,
 ) -> None:
     import uvloop  # noqa: PLC0415 - as the next
 
@@ -91,7 +96,7 @@ def _run_single(
     kept = None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            kept = runner.run(serve(settings, given=given, ready_file=ready_file))
+            kept = runner.run(serve(settings, given=given, reread=reread, ready_file=ready_file))
         except asyncio.CancelledError:
             logger.warning("stopped at once, as asked twice")
     if kept is not None:

@@ -12,7 +12,8 @@ from site_harness import ADMIN, settings, task
 from web_harness import Browser
 
 from iceprod.config import Settings
-from iceprod.errors import ConfigError, IceProdError, Unavailable
+from iceprod.errors import AlreadyExists, ConfigError, IceProdError, Unavailable
+from iceprod.model.paging import Page
 from iceprod.model.resources import Offer
 from iceprod.rpc.registry import Call
 from iceprod.server import process
@@ -60,6 +61,23 @@ async def test_first_start_makes_an_administrator_whose_password_only_the_owner_
     await again.start()
     await again.stop()
     assert file.read_text() == written
+
+
+async def test_processes_that_start_together_make_one_administrator(tmp_path):
+    server = Server(local(tmp_path))
+    await server.start()
+    try:
+        accounts, store = server.context.services.accounts, server.context.store
+        new = {"roles": ROLES, "groups": ROLES}
+        attempts = (accounts._new_user("root", "correct horse battery", **new) for _ in range(3))
+        made = await asyncio.gather(*attempts, return_exceptions=True)
+        assert sum(isinstance(one, AlreadyExists) for one in made) == 2
+
+        # Nor does one that finds somebody there, or that comes a moment too late.
+        await process._open_services(server.context.services, server.settings)
+        assert len((await store.accounts.users(Page(10))).items) == 2
+    finally:
+        await server.stop()
 
 
 async def test_a_data_directory_is_for_one_server(tmp_path):

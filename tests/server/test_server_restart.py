@@ -127,6 +127,19 @@ def pids(site: RunningSite) -> set[int]:
     return {member.pid for member in present.members}
 
 
+def test_wrong_settings_do_not_end_a_server_that_runs(tmp_path):
+    config = tmp_path / "iceprod.toml"
+    config.write_text("[pages]\nrows = 20\n")
+    with RunningSite(tmp_path / "site", settings=QUICK, arguments=("--config", str(config))) as site:
+        config.write_text("[pages]\nrows = -1\n")
+
+        ran = run("restart", "--data", str(site.folder))
+
+        assert ran.code == 5
+        assert "the former ones go on" in ran.err
+        assert site.call("dataset.list")["items"] == []
+
+
 def test_there_is_nothing_to_restart_where_no_server_runs(tmp_path):
     ran = run("restart", "--data", str(tmp_path))
 
