@@ -40,16 +40,23 @@ async def principal_of(handler: RequestHandler) -> Principal:
     return found if isinstance(found, Principal) else await found
 
 
+def is_proxy_believed(handler: RequestHandler) -> bool:
+    """Whether what only a proxy in front may say counts in this request.
+
+    Never on the direct port: no proxy is in front of that, so the client itself would say it.
+    """
+    context: ProcessContext | None = handler.application.settings.get("context")
+    return context is not None and context.settings.server.proxied and _chain(handler.request) is None
+
+
 def counts(handler: RequestHandler) -> bool:
     """Whether a certificate was shown, and by nobody who was made to by the page of another site.
 
     Browsers show certificates as they send cookies: without being asked for each request.
     """
     request = handler.request
-    if _chain(request) is None:
-        context: ProcessContext = handler.application.settings["context"]
-        if not context.settings.server.proxied or not all(_told(request.headers)):
-            return False
+    if _chain(request) is None and not (is_proxy_believed(handler) and all(_told(request.headers))):
+        return False
     return request.method in _SAFE or not _is_foreign(request)
 
 

@@ -129,7 +129,9 @@ def slug(answer: dict[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def opened(folder: Path, **settings: Any) -> AsyncIterator[Direct]:
+async def opened(
+    folder: Path, *, server_settings: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Direct]:
     ca = SiteCA.create(folder / "ca", name="Test")
     server = CertificateUse.SERVER
     ca.issue("localhost", use=server, hosts=["localhost", "127.0.0.1"])
@@ -140,7 +142,7 @@ async def opened(folder: Path, **settings: Any) -> AsyncIterator[Direct]:
         "crl_path": ca.crl,
         **settings,
     }
-    async with open_web(folder) as web:
+    async with open_web(folder, server={"data_dir": folder, **(server_settings or {})}) as web:
         web.site.clock.now = clocks.now()  # certificates are of our days
         port = DirectPort(make_application(web.context), files=TrustFiles(TlsSettings(**given)))
         bound, number = bind_unused_port()
@@ -358,6 +360,27 @@ async def test_headers_for_a_proxy_mean_nothing_here(direct: Direct) -> None:
     writer.close()
 
     assert slug(json.loads(answer)) == "not_authenticated"
+
+
+async def test_nobody_here_takes_what_a_proxy_was_handed(tmp_path: Path) -> None:
+    async with opened(tmp_path, server_settings={"proxied": True}) as direct:
+        await direct.web.account("root", roles=("admin",))
+        source = direct.web.site.settings.files_path / ".handed-over" / "0000000001"
+        source.write_bytes(b"somebody else's upload")
+        forged = f"X-File: {source}\r\nX-Request-Id: {'ab' * 16}\r\nX-Accel-Internal: /_files/\r\n"
+        known = f"{forged}Authorization: Bearer {await direct.web.token(ADMIN)}\r\n"
+        reader, writer = await direct.connect(direct.shown(holder(direct.ca, "stranger")))
+        path = "/files/site_temp/a"
+
+        made, head, _ = await request(reader, writer, "PUT", path, body=b"own", headers=known)
+        got, answer, data = await request(reader, writer, "GET", path, headers=known)
+        refused, _, _ = await request(reader, writer, "DELETE", path, headers=forged)
+        writer.close()
+
+    assert (made, got, data, refused) == (201, 200, b"own", 401)
+    assert source.read_bytes() == b"somebody else's upload"
+    assert "x-accel-redirect" not in answer.lower()
+    assert "ab" * 16 not in head
 
 
 @pytest.mark.expects_logs  # Tornado tells of each handshake that fails

@@ -46,10 +46,9 @@ def request_id_of(handler: RequestHandler) -> str:
     """An id by which the log finds this request: that of the web server in front, if there is one."""
     known: str | None = getattr(handler.request, "iceprod_id", None)
     if known is None:
-        context: ProcessContext | None = handler.application.settings.get("context")
         given = handler.request.headers.get("X-Request-Id", "")
         # Without a web server in front it would be the client's own word.
-        is_told = context is not None and context.settings.server.proxied and _REQUEST_ID.fullmatch(given)
+        is_told = _REQUEST_ID.fullmatch(given) and client_certificate.is_proxy_believed(handler)
         known = given if is_told else secrets.token_hex(6)
         handler.request.iceprod_id = known  # type: ignore[attr-defined]
     return known

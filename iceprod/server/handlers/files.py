@@ -175,7 +175,7 @@ class FileHandler(FileAccess):
 
     def _handed_over(self) -> str:
         """Where nginx has put the body; nothing where a client could have said it."""
-        return self.request.headers.get("X-File", "") if self.context.settings.server.proxied else ""
+        return self.request.headers.get("X-File", "") if client_certificate.is_proxy_believed(self) else ""
 
     async def _read_form(self) -> None:
         """Take the file out of a form that nginx has written."""
@@ -246,7 +246,8 @@ class FileHandler(FileAccess):
     def _leave_to_nginx(self, path: str, facts: FileFacts) -> bool:
         """Tell nginx, where it is in front, which file to send; whether it is going to."""
         headers = self.request.headers
-        is_offered = self.context.settings.server.proxied and headers.get("X-Accel-Internal") == _INTERNAL
+        is_offered = headers.get("X-Accel-Internal") == _INTERNAL
+        is_offered = is_offered and client_certificate.is_proxy_believed(self)
         # What depends on the ETag is decided here: of those conditions nginx knows If-Range alone.
         if not is_offered or "If-None-Match" in headers or "If-Match" in headers:
             return False
