@@ -146,3 +146,15 @@ def test_compose_fits_its_settings(compose, tmp_path):
         assert any(volume.endswith(f":{settings.files_path}") for volume in service["volumes"])
     secrets = {f"/run/secrets/{name}" for name in compose["services"]["nginx"]["secrets"]}
     assert {str(nginx.certificate), str(nginx.certificate_key)} <= secrets
+
+
+def test_secrets_do_not_get_into_the_image(compose):
+    ignored = [line.rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines()]
+
+    for secret in compose["secrets"].values():
+        path = (DEPLOY / "compose" / secret["file"]).relative_to(ROOT)
+        assert {str(folder) for folder in path.parents} & set(ignored), path
+
+
+def test_only_nginx_can_be_reached_from_outside(compose):
+    assert [name for name, service in compose["services"].items() if "ports" in service] == ["nginx"]
