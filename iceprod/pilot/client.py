@@ -27,6 +27,8 @@ Call = tuple[str, dict[str, Any]]
 FIRST_DELAY_S = 0.25
 LONGEST_DELAY_S = 60.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+# A proxy speaks for a server that is away or busy, and not in the words of JSON-RPC.
+_PASSING = frozenset({408, 429, 502, 503, 504})
 
 
 class RpcError(Exception):
@@ -125,7 +127,8 @@ class RpcClient:
         connection.request("POST", self._path, body, self._headers)
         response = connection.getresponse()
         data = response.read(MAX_ANSWER_BYTES)
-        if response.status != 200 and not data.startswith((b"{", b"[")):
+        is_answer = data.startswith((b"{", b"[")) and response.status not in _PASSING
+        if response.status != 200 and not is_answer:
             raise http.client.HTTPException(f"HTTP status {response.status}")
         if response.will_close or not response.isclosed():
             self.close()

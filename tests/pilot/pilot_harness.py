@@ -146,7 +146,10 @@ class FakeServer:
                 status = outcome
             else:
                 answers.append({"jsonrpc": "2.0", "id": call["id"], **outcome})
-        text = json.dumps(answers if isinstance(body, list) else answers[0]) if status == 200 else "no"
+        if status == 200:
+            text = json.dumps(answers if isinstance(body, list) else answers[0])
+        else:
+            text = OF_A_PROXY if status > 500 else "no"
         _reply(handler, status, text.encode())
 
     def _one(self, call, authorized):
@@ -227,6 +230,9 @@ class FakeServer:
                 self.files[handler.path] = content
             self.changed.notify_all()
         _reply(handler, 201 if allowed else 403, b"")
+
+
+OF_A_PROXY = '{"error": {"code": "unavailable", "message": "the server does not answer"}}'
 
 
 def _reply(handler, status, content):

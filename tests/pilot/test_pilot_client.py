@@ -32,7 +32,7 @@ def test_an_error_tells_whether_and_when_to_try_again(client, server):
     assert caught.value.retry_after_s == 3
 
 
-@pytest.mark.parametrize("fault", [500, "lose"])
+@pytest.mark.parametrize("fault", [500, 502, 503, "lose"])
 def test_no_proper_answer_is_unavailable_and_the_next_call_connects_anew(client, server, fault):
     server.faults["pilot.bye"] = [fault]
     with pytest.raises(Unavailable):
