@@ -8,7 +8,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, nullconte
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
-from urllib.parse import urlsplit
 
 from iceprod import clock
 from iceprod.config import Settings
@@ -23,6 +22,7 @@ from iceprod.store.base import Drift, Sharing, Store
 from iceprod.store.checking import Checked
 from iceprod.store.copying import Copied, Progress
 from iceprod.store.mongo import upkeep as mongo_upkeep
+from iceprod.store.mongo.client import without_secrets
 from iceprod.store.sqlite import upkeep
 
 _LOOK_EVERY_S: Final = 0.1
@@ -49,8 +49,7 @@ class Place:
         """For messages: without the name and password that a URL may hold."""
         if self.path is not None:
             return str(self.path)
-        parts = urlsplit(self.settings.store.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return without_secrets(self.settings.store.url).partition("?")[0]
 
 
 def own(settings: Settings) -> Place:

@@ -79,10 +79,11 @@ def test_a_url_says_which_store_is_meant(tmp_path: Path):
     assert stores.at(settings, f"sqlite:///{tmp_path}/other/x.db").lock_dir == tmp_path / "other"
 
 
-def test_a_name_of_a_store_holds_no_password(tmp_path: Path):
-    place = stores.at(
-        site(tmp_path), "mongodb://ada:secret@db.example:27017,db2.example/ice?authSource=admin"
-    )
+@pytest.mark.parametrize("password", ["secret", "secret#1", "secret?1", "secret/1", "secret[1", "secret℀"])
+def test_a_name_of_a_store_holds_no_password(tmp_path: Path, password: str):
+    url = f"mongodb://ada:{password}@db.example:27017,db2.example/ice?authSource=admin"
+
+    place = stores.at(site(tmp_path), url)
 
     assert place.name == "mongodb://db.example:27017,db2.example/ice"
 

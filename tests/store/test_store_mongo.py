@@ -66,6 +66,8 @@ def own_server(tmp_path: Path) -> Iterator[MongoServer]:
         "mongodb://ada:secret@host:port/db",
         "mongodb://ada:secret@host/a secret name",
         "mongodb://ada:secret@/db",
+        "mongodb://ada:secret[1@host:port/db",
+        "mongodb://ada:secret℀@host:port/db",
     ],
 )
 async def test_a_wrong_url_is_refused_without_its_password(url: str):

@@ -15,7 +15,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from pymongo import (
     ASCENDING,
@@ -332,7 +332,7 @@ def _bulk_of(result: Filter) -> Bulk:
 
 def _client(url: str, listeners: Sequence[Any]) -> AsyncIOMotorClient[Document]:
     """A client for a URL, whose own options win over ours."""
-    given = {name.lower() for name, _ in parse_qsl(urlsplit(url).query)}
+    given = {name.lower() for name, _ in parse_qsl(without_secrets(url).partition("?")[2])}
     options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
     try:
         return AsyncIOMotorClient(url, **options, event_listeners=list(listeners))
@@ -342,4 +342,14 @@ def _client(url: str, listeners: Sequence[Any]) -> AsyncIOMotorClient[Document]:
 
 def _where(url: str) -> str:
     """The servers' addresses, without name and password."""
-    return url.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
+    return without_secrets(url).partition("://")[2].partition("/")[0].partition("?")[0]
+
+
+def without_secrets(url: str) -> str:
+    """A URL without name and password, divided as the driver does it.
+
+    Parsers of other URLs end the name and password at a ``/``, ``?`` or ``#`` in them, and
+    repeat them in what they complain.
+    """
+    scheme, between, rest = url.partition("://")
+    return scheme + between + rest.rpartition("@")[2]
