@@ -73,7 +73,7 @@ class Site(Protocol):
 
 
 class Away(Exception):
-    """The server was not there, or went away before it had answered."""
+    """The server was not there, could not reach its store, or went away before it had answered."""
 
 
 class Refused(Exception):
@@ -91,7 +91,8 @@ def call(site: Site, token: str, method: str, **params: Any) -> Any:
     except (OSError, ValueError, urllib.error.URLError) as exc:
         raise Away(str(exc)) from None
     if "error" in answer:
-        raise Refused(answer["error"]["data"]["code"])
+        code = answer["error"]["data"]["code"]
+        raise Away(code) if code == "unavailable" else Refused(answer["error"]["message"])
     return answer["result"]
 
 
@@ -339,7 +340,7 @@ def _clerks(site: Site) -> Iterator[list[Clerk]]:
             clerk.stop.set()
     for clerk, thread in zip(clerks, threads, strict=True):
         thread.join(30)
-        assert not clerk.error
+        assert clerk.error == ""
 
 
 def wreak_havoc(

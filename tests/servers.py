@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from iceprod.config import load
+from iceprod.config import Settings, load
 from iceprod.rpc.client import SyncClient
 from iceprod.server import beside
 
@@ -28,11 +28,14 @@ class RunningSite:
     """``iceprod serve`` in a process; started on entering, ended by its pid on leaving.
 
     ``grids`` is the setting of that name as JSON; by default nothing runs by itself.
+    ``arguments`` go to ``iceprod serve``; ``ca_file`` is whom its clients trust.
     """
 
     folder: Path
     grids: str = QUIET_GRID
     settings: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    ca_file: str | None = None
     url: str = ""
     rpc_url: str = ""
     token: str = ""
@@ -41,8 +44,7 @@ class RunningSite:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.token:
-            settings = load(overrides={"server": {"data_dir": self.folder}})
-            self.token = asyncio.run(beside.prepare(settings, name="admin")).token
+            self.token = asyncio.run(beside.prepare(self.loaded(), name="admin")).token
         self.start()
         return self
 
@@ -50,8 +52,12 @@ class RunningSite:
         self.stop()
         if self.grids != QUIET_GRID:
             # A pilot outlives its server by design.
-            settings = load(overrides={"server": {"data_dir": self.folder}})
-            asyncio.run(beside.end_pilots(settings, within_s=25.0))
+            asyncio.run(beside.end_pilots(self.loaded(), within_s=25.0))
+
+    def loaded(self) -> Settings:
+        """The settings of this site, as far as they say where its data is."""
+        store = {"url": self.settings.get("ICEPROD_STORE__URL", "")}
+        return load(overrides={"server": {"data_dir": self.folder}, "store": store})
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,7 +73,7 @@ class RunningSite:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ICEPROD_")}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--ready-file", str(ready)],
+                [*command, "--ready-file", str(ready), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -99,7 +105,8 @@ class RunningSite:
 
     def client(self, token: str | None = None) -> SyncClient:
         """A client of this site, the administrator's by default."""
-        return SyncClient(f"{self.url}/jsonrpc", token=self.token if token is None else token)
+        secret = self.token if token is None else token
+        return SyncClient(f"{self.url}/jsonrpc", token=secret, ca_file=self.ca_file)
 
     def call(self, method: str, /, **params: Any) -> Any:
         """The result of one method, called as the administrator."""
