@@ -170,6 +170,27 @@ def test_a_revoked_certificate_is_refused(echo_with, upstream, authority):
     assert asked(front, upstream, "/stays", identity=other)["x-ssl-verify"] == "SUCCESS"
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("asks", [True, False])
+def test_sessions_are_resumed_only_where_nobody_shows_a_certificate(echo_with, authority, version, asks):
+    """Who resumes one is not verified again, so a certificate would count after it was revoked."""
+    front = echo_with(client_ca=authority.certificate if asks else None)
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context.minimum_version = context.maximum_version = version
+
+    resumed, session = [], None
+    for _ in range(2):
+        plain = socket.create_connection(("127.0.0.1", front.port), timeout=30)
+        with context.wrap_socket(plain, server_hostname="localhost", session=session) as connection:
+            connection.sendall(b"GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            while connection.recv(4096):  # in TLS 1.3 a session comes with the answer
+                pass
+            resumed.append(connection.session_reused)
+            session = connection.session
+
+    assert resumed == [False, not asks]
+
+
 @pytest.mark.parametrize("version", [pycurl.CURL_HTTP_VERSION_1_1, pycurl.CURL_HTTP_VERSION_2TLS])
 def test_the_server_learns_by_what_address_it_was_asked(echo, upstream, version):
     found = asked(echo, upstream, "/host", options={pycurl.HTTP_VERSION: version})

@@ -90,6 +90,7 @@ class Values:
             "certificate_key": self._needed("nginx.certificate_key", nginx.certificate_key),
             "client_ca": self._path("nginx.client_ca", nginx.client_ca) if nginx.client_ca else "",
             "client_crl": self._revoked(),
+            "session_cache": "off" if nginx.client_ca else "shared:iceprod_tls:10m",
             "build": static.build_id(),
             "static": f"{directory}/static/{static.build_id()}",
             "files": files,
