@@ -203,8 +203,8 @@ class FileService:
         """
         names = await self._admit(principal, "file.write", path)
         self.check_size(size or 0)
-        if size:
-            self._tree.check_space(size)
+        # Also of a size that nobody knows: what nginx writes, nobody looks at until it is there.
+        self._tree.check_space(size or 0)
         return names
 
     async def take_over(self, principal: Principal, path: str, source: str) -> Arrived:
@@ -215,12 +215,13 @@ class FileService:
         Raises:
             NotFoundError: the area is none of the caller's.
             TooLarge: it is over the limit.
-            Unavailable: it is not at ``source`` any more.
+            Unavailable: it is not at ``source`` any more, or leaves too little space.
         """
         draft = await self.handed_over(source)
         try:
             names = await self._admit(principal, "file.write", path)
             self.check_size(draft.whole_size_bytes)
+            self._tree.check_space(0)  # it is there already
             while await self.run(draft.read_more):
                 pass
         except BaseException:

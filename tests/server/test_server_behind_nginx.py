@@ -184,5 +184,11 @@ async def test_a_full_disk_is_told_before_the_body_is_read(web_with, tmp_path):
     server = {"proxied": True, "data_dir": tmp_path}
     web = await web_with(server=server, files={"keep_free_bytes": 10**18})
     await web.account("root", roles=("admin",))
-    answer = await asked(web, "/files/site_temp/x", **{"X-Original-Length": "10"})
-    assert (answer.code, answer.headers["X-Refusal-Status"]) == (403, "507")
+    browser, source = await browser_of(web), handed(web)
+
+    for length in ({"X-Original-Length": "10"}, {}):
+        answer = await asked(web, "/files/site_temp/x", **length)
+        assert (answer.code, answer.headers["X-Refusal-Status"]) == (403, "507")
+    late = await browser.send("PUT", "/files/site_temp/x", body=b"", headers={"X-File": str(source)})
+    assert late.code == 507
+    await eventually_gone(source)
