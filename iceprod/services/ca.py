@@ -112,7 +112,9 @@ class SiteCA:
         if not _TITLE.fullmatch(name):
             raise _field_error("name", "1 to 60 letters, digits, spaces and . , ( ) - make a name")
         ca = cls(folder, clock=clock)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The one above may be the data directory, at the first command that needs it: nobody else's either.
+        for path in (folder.parent, folder):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ca._locked():
             if ca.key.exists():
                 raise AlreadyExists(f"there is a certificate authority in {folder}", folder=str(folder))

@@ -80,6 +80,12 @@ def test_keys_are_for_the_owner_alone(ca: SiteCA) -> None:
     assert mode(ca.folder) == 0o700
 
 
+def test_a_data_directory_that_it_makes_is_for_the_owner_alone(tmp_path: Path) -> None:
+    SiteCA.create(tmp_path / "data" / "ca")
+
+    assert mode(tmp_path / "data") == 0o700
+
+
 def test_a_server_is_named_by_its_hosts(ca: SiteCA) -> None:
     ca.issue("front", use=CertificateUse.SERVER, hosts=["www.example.org", "127.0.0.1"])
     ca.issue("back.example.org", use=CertificateUse.SERVER)
