@@ -88,6 +88,15 @@ def test_the_service_does_what_the_commands_can():
     assert values("iceprod.service", "Sockets") == ["iceprod.socket iceprod-rpc.socket"]
 
 
+def test_the_service_may_write_where_the_example_of_settings_says(tmp_path):
+    (writable,) = values("iceprod.service", "ReadWritePaths")
+    settings = settings_of(DEPLOY / "iceprod.example.toml", tmp_path)
+
+    assert values("iceprod.service", "ProtectSystem") == ["strict"]
+    assert settings.files_path.is_relative_to(writable.removeprefix("-"))
+    assert str(settings.data_dir) == f"/var/lib/{values('iceprod.service', 'StateDirectory')[0]}"
+
+
 def test_sockets_are_named_as_the_server_knows_them():
     ports = Settings().server
     for unit, name, port in (
