@@ -17,6 +17,7 @@ import yaml
 from iceprod.cli.main import iceprod
 from iceprod.config import Settings, load
 from iceprod.server import sockets
+from iceprod.server.nginx import render
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -163,6 +164,17 @@ def test_secrets_do_not_get_into_the_image(compose):
     for secret in compose["secrets"].values():
         path = (DEPLOY / "compose" / secret["file"]).relative_to(ROOT)
         assert {str(folder) for folder in path.parents} & set(ignored), path
+
+
+def test_nginx_is_set_up_without_the_database(compose, tmp_path, monkeypatch):
+    service = compose["services"]["nginx"]
+    assert set(service["secrets"]) == {"certificate", "certificate-key"}
+
+    for name, value in service["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = load(DEPLOY / "compose" / "iceprod.toml", overrides={"server": {"data_dir": tmp_path}})
+    assert settings.store.url == ""
+    assert "ssl_certificate_key" in render(settings)
 
 
 def test_only_nginx_can_be_reached_from_outside(compose):
