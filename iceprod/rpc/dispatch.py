@@ -119,12 +119,17 @@ class Dispatcher:
         bearer: str | None = None,
         remote: str = "",
         principal: Principal | None = None,
-        otherwise: Principal = ANONYMOUS,
+        otherwise: Principal | Awaitable[Principal] = ANONYMOUS,
         request_id: str = "",
     ) -> bytes | Pending | None:
         """Like `handle`, but without a coroutine where no method has to wait."""
         message = protocol.parse(body, self.limits)
-        visit = _Visit(Origin(remote, request_id), self.limits.answer_bytes, principal, otherwise)
+        visit = _Visit(Origin(remote, request_id), self.limits.answer_bytes, principal)
+        if isinstance(otherwise, Principal):
+            visit.otherwise = otherwise
+        elif bearer is None and principal is None:
+            run = partial(self._identified, message, visit, otherwise, "otherwise")
+            return Pending(run, self._is_cancellable(message))
         if bearer is not None and principal is None:
             try:
                 found = self._authenticate(bearer)
@@ -132,20 +137,26 @@ class Dispatcher:
                 visit.refused = exc
             else:
                 if not isinstance(found, Principal):
-                    return Pending(partial(self._identified, message, visit, found))
+                    run = partial(self._identified, message, visit, found, "principal")
+                    return Pending(run, self._is_cancellable(message))
                 visit.principal = found
         return self._answer(message, visit)
 
     async def _identified(
-        self, message: Message | list[Message], visit: _Visit, found: Awaitable[Principal]
+        self, message: Message | list[Message], visit: _Visit, found: Awaitable[Principal], place: str
     ) -> bytes | None:
-        """Answer once the holder of the transport's credential is known."""
+        """Answer once the holder of the transport's credential is known, who has that place in ``visit``."""
         try:
-            visit.principal = await found
+            setattr(visit, place, await found)
         except Exception as exc:  # noqa: BLE001
             visit.refused = exc
         answer = self._answer(message, visit)
         return await answer.run() if isinstance(answer, Pending) else answer
+
+    def _is_cancellable(self, message: Message | list[Message]) -> bool:
+        """Whether whatever a message asks for may be cancelled: it is one call of such a method."""
+        entry = self._find(message.method) if isinstance(message, Request) else None
+        return entry is not None and entry.cancellable
 
     def _answer(self, message: Message | list[Message], visit: _Visit) -> bytes | Pending | None:
         if not isinstance(message, list):

@@ -14,7 +14,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from functools import partial
 from itertools import count
 from typing import Final
 
@@ -186,22 +185,13 @@ class FastLane:
         self.requests += 1
         request_id = item.request_id or f"{self._boot}-{next(self._numbers):x}"
         if item.certificate is not None and self._holder is not None:
-            return self._begin_as(self._holder(*item.certificate), item, request_id)
+            holder = self._holder(*item.certificate)
+            return self._dispatcher.begin(
+                item.body, remote=item.remote, otherwise=holder, request_id=request_id
+            )
         return self._dispatcher.begin(
             item.body, bearer=item.bearer, remote=item.remote, request_id=request_id
         )
-
-    def _begin_as(
-        self, holder: Principal | Awaitable[Principal], item: Arrived, request_id: str
-    ) -> bytes | Pending | None:
-        """Hand ``item`` to the dispatcher with the holder of a client certificate as its caller."""
-        if not isinstance(holder, Principal):
-            return Pending(partial(self._once_known, holder, item, request_id))
-        return self._dispatcher.begin(item.body, remote=item.remote, otherwise=holder, request_id=request_id)
-
-    async def _once_known(self, holder: Awaitable[Principal], item: Arrived, request_id: str) -> bytes | None:
-        answer = self._begin_as(await holder, item, request_id)
-        return await answer.run() if isinstance(answer, Pending) else answer
 
     def run(self, pending: Pending) -> asyncio.Task[bytes | None]:
         """A task for ``pending`` that lives on when its connection does not; see `ran`."""

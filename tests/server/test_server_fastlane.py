@@ -24,6 +24,9 @@ from rpc_samples import (
     until,
 )
 
+from iceprod.errors import StoreUnavailable
+from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.rpc.dispatch import Dispatcher, Pending
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits, Head, KnownHeads
 
@@ -261,6 +264,39 @@ async def test_long_poll_ends_with_its_client_and_other_calls_do_not():
     assert gates.ended == ["poll cancelled", "wait"]
 
 
+CERTIFICATE = (
+    b"POST /jsonrpc HTTP/1.1\r\nHost: here\r\n"
+    b"X-SSL-Verify: SUCCESS\r\nX-SSL-Subject-DN: CN=a\r\nX-SSL-Issuer-DN: CN=b\r\n"
+)
+
+
+async def test_long_poll_ends_with_a_client_whose_certificate_had_to_be_looked_up():
+    async def holder(*_):
+        return Principal(PrincipalKind.PILOT, "p")
+
+    gates = Gates()
+    async with running(gates, is_proxied=True, holder=holder) as (_, port):
+        for method in ("poll", "wait"):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request(call(method, name=method), head=CERTIFICATE))
+            await gates.started.get()
+            writer.transport.abort()
+        await until(lambda: bool(gates.ended))
+        gates.gate("wait").set()
+
+    assert gates.ended == ["poll cancelled", "wait"]
+
+
+async def test_it_is_told_when_nobody_can_say_whose_a_certificate_is():
+    async def holder(*_):
+        raise StoreUnavailable("no datastore", retry_after_s=2.0)
+
+    async with running(is_proxied=True, holder=holder) as (_, port):
+        answer = await converse(port, request(call("whoami"), extra=LAST, head=CERTIFICATE))
+
+    assert b'"code":"unavailable"' in answer
+
+
 @pytest.mark.parametrize(
     ("field", "data", "expected"),
     [
@@ -466,3 +502,23 @@ async def test_only_a_proxy_names_requests(is_proxied, told, expected, monkeypat
 
     assert len(seen) == 2
     assert [each == ID.decode() for each in seen] == [expected, expected]
+
+
+async def known_later(credential):
+    return Principal(PrincipalKind.PILOT, credential)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(call("poll"), True), (call("wait"), False), (b"[%s]" % call("poll"), False), (b"{", False)],
+)
+@pytest.mark.parametrize("given", ["token", "certificate"])
+async def test_who_calls_is_looked_up_as_cancellably_as_what_is_called(body, expected, given):
+    methods = sample_dispatcher(Gates()).registry
+    dispatcher = Dispatcher(methods, authenticate=known_later, authorize=lambda *_: None)
+    shown = {"bearer": "t"} if given == "token" else {"otherwise": known_later("c")}
+
+    answer = dispatcher.begin(body, **shown)
+    assert isinstance(answer, Pending)
+    assert answer.cancellable is expected
+    await answer.run()
