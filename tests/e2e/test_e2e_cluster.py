@@ -14,9 +14,17 @@ import pytest
 
 from tests import havoc
 from tests.cluster import Cluster, running_cluster
+from tests.nginx_harness import needs_nginx
 from tests.servers import until
+from tests.store import mongo_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.mongo, pytest.mark.nginx]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.mongo,
+    pytest.mark.skipif(not mongo_server.is_there(), reason=mongo_server.ABSENT),
+    needs_nginx,
+]
 
 JOBS = max(24, round(1.2 * havoc.CHAOS_S))
 

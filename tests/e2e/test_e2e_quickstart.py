@@ -14,13 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pymongo
 import pytest
 
 from iceprod.cli.demo_server import end_pilots
+from tests.nginx_harness import needs_nginx
 from tests.servers import ROOT, Ran, run, until
+from tests.store import mongo_server
 
 pytestmark = pytest.mark.e2e
 
+needs_mongo = pytest.mark.skipif(not mongo_server.is_there(), reason=mongo_server.ABSENT)
 DEMO = (sys.executable, "-m", "iceprod.cli.main", "demo")
 
 
@@ -94,6 +98,29 @@ def test_kept_the_site_goes_on(folder: Path) -> None:
         until(lambda: not any("cli.main serve" in line for line in left_over(folder)))
         end_pilots(folder)
     assert left_over(folder) == []
+
+
+@needs_nginx
+@needs_mongo
+def test_the_demo_runs_on_mongodb_behind_nginx(folder: Path) -> None:
+    with mongo_server.MongoServer(folder.parent / "mongo") as database:
+        ran = demo(folder, "--jobs", "2", "--nginx", "--mongodb", f"mongodb://127.0.0.1:{database.port}")
+        with pymongo.MongoClient(f"mongodb://127.0.0.1:{database.port}") as client:
+            left = [name for name in client.list_database_names() if "iceprod" in name]
+
+    assert ran.code == 0, ran.err
+    assert re.search(r"dataset page +https://127\.0\.0\.1:\d+/datasets/\w+", ran.out)
+    assert (folder.parent / "results" / "muons.svg").exists()
+    assert left == []
+    assert left_over(folder) == []
+
+
+def test_a_password_may_not_stand_in_the_command_line(folder: Path) -> None:
+    ran = demo(folder, "--mongodb", "mongodb://ada:secret@127.0.0.1/site")
+
+    assert ran.code == 2
+    assert "ICEPROD_STORE__URL" in ran.err
+    assert "secret" not in ran.err
 
 
 @pytest.fixture
