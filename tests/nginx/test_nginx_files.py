@@ -15,7 +15,9 @@ import pycurl
 import pytest
 
 from iceprod.config import load
+from iceprod.errors import ConfigError
 from iceprod.server import beside
+from iceprod.server.nginx import generate
 from iceprod.server.static import build_id
 from tests.nginx_harness import Front, front_settings, needs_nginx, until
 
@@ -313,8 +315,10 @@ def test_started_by_root_nginx_works_as_the_user_of_the_server(authority, upstre
         data = folder / "data"
         data.mkdir(mode=0o700)
         os.chown(data, user.pw_uid, user.pw_gid)
-        settings = front_settings(data, authority, nginx={"upstreams": (upstream.address,)})
+        places = {"upstreams": (upstream.address,), "directory": folder / "nginx"}
+        settings = front_settings(data, authority, nginx=places)
         with Front(settings, authority) as front:
+            assert (folder / "nginx" / "logs").stat().st_uid == 0
             assert front.ask("/files/site_temp/x", method="PUT", body=TEXT).status == 200
             assert front.ask(f"/static/{build_id()}/css/site.css").status == 200
             told = upstream.requests("/files/site_temp/x")[-1].headers
@@ -323,6 +327,18 @@ def test_started_by_root_nginx_works_as_the_user_of_the_server(authority, upstre
             assert found.read_bytes() == TEXT
             assert (found.stat().st_uid, found.stat().st_mode & 0o777) == (user.pw_uid, 0o600)
             assert (told["x-file-length"], told["content-length"]) == (str(len(TEXT)), "0")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start nginx for another user")
+def test_root_writes_nothing_where_another_user_could_put_a_link(tmp_path, authority, upstream):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    os.chown(data, pwd.getpwnam("nobody").pw_uid, -1)
+
+    with pytest.raises(ConfigError, match="a link in the way"):
+        generate(front_settings(data, authority, nginx={"upstreams": (upstream.address,)}))
+
+    assert list(data.iterdir()) == []
 
 
 def test_files_of_other_servers_pass_through_and_learn_nothing(echo, upstream):

@@ -66,21 +66,25 @@ def generate(settings: Settings) -> Generated:
 
 
 def _make_directories(settings: Settings) -> None:
-    directory = settings.nginx_path
+    """All that nginx needs; where it writes as root, root's own."""
+    directory, owner = settings.nginx_path, owner_of(settings)
     access_log = settings.nginx.access_log
-    folders = [directory / name for name in ("logs", "temp", "static")]
-    folders.append(FileTree(settings.files_path).handover)
+    written_first = [directory / "logs"]
     if access_log is not None:
-        folders.append(access_log.expanduser().absolute().parent)
-    for folder in folders:
-        _make(folder, owner_of(settings))
+        written_first.append(access_log.expanduser().absolute().parent)
+    me = (os.geteuid(), os.getegid())
+    for folder in written_first:
+        _make(folder, me, mode=0o700 if owner[0] == me[0] else 0o755)
+    for folder in (directory / "temp", directory / "static", FileTree(settings.files_path).handover):
+        _make(folder, owner)
 
 
-def _make(folder: Path, owner: tuple[int, int]) -> None:
-    """A directory and what leads to it, for the server's user alone where it is new."""
+def _make(folder: Path, owner: tuple[int, int], *, mode: int = 0o700) -> None:
+    """A directory and what leads to it, where it is new."""
     for path in (*reversed(folder.parents), folder):
         if not path.exists():
             path.mkdir(mode=0o700)
+            path.chmod(mode)
             _give(path, owner)
 
 

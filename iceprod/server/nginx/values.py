@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import ssl
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -75,7 +76,24 @@ class Values:
             user, group = pwd.getpwuid(owner[0]).pw_name, grp.getgrgid(owner[1]).gr_name
         except KeyError:
             return self._refuse("server.data_dir", "belongs to a system user without a name")
+        if owner[0] != 0:
+            self._keep_from(user)
         return f"user {user} {group};"
+
+    def _keep_from(self, user: str) -> None:
+        """Refuse to write as root where that user could put a link to another file."""
+        log = self._nginx.access_log
+        written = {"nginx.directory": self._settings.nginx_path}
+        if log is not None:
+            written["nginx.access_log"] = log.expanduser().absolute().parent
+        for setting, folder in written.items():
+            if not _is_roots(folder):
+                self._refuse(
+                    setting,
+                    f"is a place where {user} could put a link in the way of nginx, which opens its logs as "
+                    f"root: start nginx as {user} (AmbientCapabilities=CAP_NET_BIND_SERVICE lets it have "
+                    "ports below 1024), or name a directory of root's",
+                )
 
     def _paths(self) -> dict[str, str]:
         settings, nginx = self._settings, self._nginx
@@ -174,6 +192,17 @@ def owner_of(settings: Settings) -> tuple[int, int]:
     path = settings.data_dir
     found = next(folder for folder in (path, *path.parents) if folder.exists()).stat()
     return found.st_uid, found.st_gid
+
+
+def _is_roots(folder: Path) -> bool:
+    """Whether nobody but root can change what is in a directory, or put another in its place."""
+    for path in (folder, *folder.parents):
+        if path.exists():
+            found = path.stat()
+            is_open = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+            if found.st_uid != 0 or is_open:
+                return False
+    return True
 
 
 def static_path(settings: Settings) -> Path:
