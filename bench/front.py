@@ -74,19 +74,20 @@ def lists(rounds: Rounds) -> Result:
         "busy p99 ms": round(statistics.median(busy) * 1e3, 2),
     }
     note = "p99 of lists while 64 pilots claim and finish / on an idle server, all through nginx"
-    return Result("P6.nginx", ratios, 3.0, note, at_most=True, figures=figures)
+    return Result("P6.nginx", ratios, 7.0, note, at_most=True, figures=figures)
 
 
 def downloads(rounds: Rounds) -> Result:
     """A stored file through authorization and nginx, against the same file from the same nginx alone."""
     ratios, ours, plain = [], [], []
     with library() as made, _proxied(), site(made, []) as running:
-        stored = running.directory / "files" / "site_temp" / "large"
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        stored.write_bytes(os.urandom(1 << 20) * (DOWNLOAD_BYTES >> 20))
-        token = _user_token(running.directory)
-        files = stored.parent.parent
-        with front(running.port, running.rpc_port, files) as address, _bare(stored.parent) as bare:
+        token, files = _user_token(running.directory), running.directory / "files"
+        with (
+            front(running.port, running.rpc_port, files) as address,
+            _bare(files / "site_temp") as bare,
+        ):
+            # Stored as users do it, so that the server knows its digest.
+            _store(address, "/files/site_temp/large", token)
             for _ in rounds:
                 plain.append(_fetched_per_s(bare, "/large", ""))
                 ours.append(_fetched_per_s(address, "/files/site_temp/large", token))
@@ -102,6 +103,17 @@ def downloads(rounds: Rounds) -> Result:
 def _user_token(directory: Path) -> str:
     token: str = json.loads((directory / "bench.json").read_text())["user"]
     return token
+
+
+def _store(address: str, path: str, token: str) -> None:
+    connection = HTTPConnection(HOST, timeout=60)
+    connection.sock = wire.connect(address)
+    headers = {"Authorization": f"Bearer {token}", "Content-Length": str(DOWNLOAD_BYTES)}
+    pieces = (os.urandom(1 << 20) for _ in range(DOWNLOAD_BYTES >> 20))
+    connection.request("PUT", path, pieces, headers)
+    if connection.getresponse().status != 201:
+        raise SystemExit(f"{path} was not stored")
+    connection.close()
 
 
 def _fetched_per_s(address: str, path: str, token: str) -> float:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from iceprod.services.ca import CertificateUse, SiteCA
+from tests.nginx_harness import needs_nginx
 from tests.servers import RunningSite
+from tests.store import mongo_server
 from tests.store.mongo_server import MongoServer
 
 PROCESSES = 2
@@ -76,8 +79,35 @@ def running_cluster(folder: Path, **settings: str) -> Iterator[Cluster]:
         site = RunningSite(
             folder / "site", settings=environment, arguments=arguments, ca_file=str(ca.certificate)
         )
-        with site:
+        with pytest.MonkeyPatch.context() as patch, site:
+            # Pilots and clients of the tests trust the authority, and no other.
+            patch.setenv("SSL_CERT_FILE", str(ca.certificate))
             yield Cluster(site, database, ca)
+
+
+KINDS = (
+    "sqlite",
+    pytest.param(
+        "cluster",
+        marks=[
+            pytest.mark.mongo,
+            pytest.mark.skipif(not mongo_server.is_there(), reason=mongo_server.ABSENT),
+            needs_nginx,
+        ],
+    ),
+)
+"""Parameters of fixtures: the site of a newcomer, and one that runs in earnest."""
+
+
+@contextmanager
+def site_of_kind(kind: str, folder: Path, **settings: str) -> Iterator[RunningSite]:
+    """A site whose grid starts nothing by itself; ``settings`` are more of its environment."""
+    if kind == "cluster":
+        with running_cluster(folder, **settings) as cluster:
+            yield cluster.site
+    else:
+        with RunningSite(folder / "site", settings=settings) as site:
+            yield site
 
 
 def _free_port() -> int:

@@ -87,6 +87,14 @@ class RunningSite:
         facts = json.loads(ready.read_text())
         self.url, self.rpc_url = facts["url"], facts["rpc_url"]
 
+    def start_again(self) -> None:
+        """Start the process where it was, for clients that know no other address."""
+        if "--nginx" in self.arguments:  # it is nginx that they know
+            self.start()
+        else:
+            port, rpc_port = (int(url.rpartition(":")[2]) for url in (self.url, self.rpc_url))
+            self.start(port=port, rpc_port=rpc_port)
+
     def stop(self, *, kill: bool = False) -> None:
         """End the process, in good order or at once."""
         if self.process is None:

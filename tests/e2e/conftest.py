@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import KINDS, site_of_kind
 from tests.servers import RunningPilot, RunningSite
 
 
-@pytest.fixture
-def running_site(tmp_path: Path) -> Iterator[RunningSite]:
+@pytest.fixture(params=KINDS)
+def running_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningSite]:
     """A site whose grid starts nothing by itself."""
-    with RunningSite(tmp_path / "running-site") as site:
+    with site_of_kind(request.param, tmp_path) as site:
         yield site
 
 

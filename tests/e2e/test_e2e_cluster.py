@@ -30,9 +30,8 @@ JOBS = max(24, round(1.2 * havoc.CHAOS_S))
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with running_cluster(tmp_path, **havoc.QUICK) as running:
-        monkeypatch.setenv("SSL_CERT_FILE", str(running.ca.certificate))
         yield running
 
 

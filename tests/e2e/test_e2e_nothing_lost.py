@@ -32,10 +32,9 @@ def test_nothing_is_lost_and_nothing_is_doubled(site: RunningSite, tmp_path: Pat
     dice = random.Random(havoc.SEED)
 
     def kill_server() -> None:
-        ports = [int(url.rpartition(":")[2]) for url in (site.url, site.rpc_url)]
         site.stop(kill=True)
         time.sleep(dice.choice([0.0, 0.0, 0.5]))
-        site.start(port=ports[0], rpc_port=ports[1])
+        site.start_again()
 
     played = havoc.play(site, tmp_path, {"server": kill_server}, jobs=JOBS)
     site.stop()

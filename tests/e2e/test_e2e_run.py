@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -95,11 +94,10 @@ def test_a_pilot_outlives_its_server(running_site: RunningSite, start_pilot: Sta
     )
     start_pilot(cpu=2)
     until(lambda: all((go.parent / f"go.{job}").exists() for job in range(2)))
-    ports = [int(urlsplit(url).port or 0) for url in (running_site.url, running_site.rpc_url)]
 
     running_site.stop(kill=kill)
     go.touch()
-    running_site.start(port=ports[0], rpc_port=ports[1])
+    running_site.start_again()
     until(lambda: status(running_site, dataset_id) == "complete")
 
     for job in range(2):
