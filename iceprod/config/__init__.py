@@ -7,13 +7,21 @@ line does it only where a command needs settings.
 
 from __future__ import annotations
 
+from iceprod.config.files import (
+    CacheSettings,
+    FileSettings,
+    OriginSettings,
+    QuotaSettings,
+    TempSettings,
+    TransferSettings,
+    UploadSettings,
+)
 from iceprod.config.loading import load
 from iceprod.config.reference import example_toml, reference_page
 from iceprod.config.settings import (
     AccountSettings,
     FailureRuleSettings,
     FailureSettings,
-    FileSettings,
     GridSettings,
     LogSettings,
     NginxSettings,
@@ -29,20 +37,26 @@ from iceprod.config.settings import (
 
 __all__ = [
     "AccountSettings",
+    "CacheSettings",
     "FailureRuleSettings",
     "FailureSettings",
     "FileSettings",
     "GridSettings",
     "LogSettings",
     "NginxSettings",
+    "OriginSettings",
     "PageSettings",
+    "QuotaSettings",
     "RpcSettings",
     "SchedulingSettings",
     "ServerSettings",
     "Settings",
     "ShareSettings",
     "StoreSettings",
+    "TempSettings",
     "TlsSettings",
+    "TransferSettings",
+    "UploadSettings",
     "example_toml",
     "load",
     "reference_page",

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=366 * 86400)]
-Delay = Annotated[float, Field(ge=0, le=366 * 86400)]
-Count = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
-ServerName = Annotated[str, Field(pattern=r"^(\*\.)?[0-9A-Za-z_.:-]{1,253}$")]
-HostPort = Annotated[str, Field(pattern=r"^([0-9A-Za-z_.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?$")]
-Address = Annotated[str, Field(pattern=r"^$|^https?://[^\s]+$")]
+from iceprod.config.files import FileSettings
+from iceprod.config.sections import (
+    Address,
+    Amount,
+    Count,
+    Delay,
+    HostPort,
+    Port,
+    Seconds,
+    Section,
+    ServerName,
+)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """Where the server listens and where it keeps its things."""
 
     host: str = "127.0.0.1"
@@ -53,7 +53,7 @@ class ServerSettings(_Section):
     """Largest form or JSON-RPC message taken; files have their own limit."""
 
 
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """A port of the server's own for TLS, where every client shows a certificate.
 
     It is for grid proxy certificates (RFC 3820), which nginx refuses.
@@ -73,7 +73,7 @@ class TlsSettings(_Section):
     """Lists of revoked certificates, one of every authority: a PEM file, or a directory of HASH.r0 files."""
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     """The datastore."""
 
     url: Annotated[str, Field(pattern=r"^$|^sqlite:///.+$|^mongodb(\+srv)?://.+$", repr=False)] = ""
@@ -101,7 +101,7 @@ class StoreSettings(_Section):
         return {**values, "url": text.strip()}
 
 
-class RpcSettings(_Section):
+class RpcSettings(Section):
     """Limits of JSON-RPC messages."""
 
     max_message_bytes: Count = 16 * 1024 * 1024
@@ -116,7 +116,7 @@ class RpcSettings(_Section):
     """Whether the `public_get_…` methods answer callers without a credential."""
 
 
-class AccountSettings(_Section):
+class AccountSettings(Section):
     """Users and their sessions."""
 
     session_h: Annotated[float, Field(gt=0, le=24 * 366)] = 7 * 24.0
@@ -129,7 +129,7 @@ class AccountSettings(_Section):
     """Rounds of hashing a password."""
 
 
-class ShareSettings(_Section):
+class ShareSettings(Section):
     """Who was promised how much: plain weights, 1 for whoever is not named."""
 
     groups: dict[str, Amount] = {}
@@ -138,7 +138,7 @@ class ShareSettings(_Section):
     """For each group the weights of its users among themselves."""
 
 
-class SchedulingSettings(_Section):
+class SchedulingSettings(Section):
     """Handing out work."""
 
     lease_s: Seconds = 300.0
@@ -157,7 +157,7 @@ class SchedulingSettings(_Section):
     """The tree of shares."""
 
 
-class FailureRuleSettings(_Section):
+class FailureRuleSettings(Section):
     """A class of failures; conditions that are left out always hold."""
 
     name: str = Field(min_length=1, max_length=40)
@@ -180,14 +180,14 @@ class FailureRuleSettings(_Section):
     """Longest wait."""
 
 
-class FailureSettings(_Section):
+class FailureSettings(Section):
     """What failures are tried again."""
 
     rules: tuple[FailureRuleSettings, ...] = ()
     """Rules asked in order before the built-in ones; the first that matches names the class."""
 
 
-class GridSettings(_Section):
+class GridSettings(Section):
     """One grid: where pilots are started, and what each of them may get.
 
     Resources are the largest slot of one pilot, on the local grid also what its pilots get
@@ -220,7 +220,7 @@ class GridSettings(_Section):
     """What only one kind of batch system knows, like a partition or an account."""
 
 
-class PageSettings(_Section):
+class PageSettings(Section):
     """The web pages."""
 
     site_name: Annotated[str, Field(min_length=1, max_length=60)] = "IceProd"
@@ -231,18 +231,7 @@ class PageSettings(_Section):
     """Most live connections (server-sent events) at a time."""
 
 
-class FileSettings(_Section):
-    """The file store for the temp areas of datasets."""
-
-    path: Path | None = None
-    """Directory of the files; `files` in the data directory if unset."""
-    max_bytes: Count = 100 * 10**9
-    """Largest file taken."""
-    keep_free_bytes: Annotated[int, Field(ge=0)] = 10**8
-    """Space on the disk that uploads leave free."""
-
-
-class NginxSettings(_Section):
+class NginxSettings(Section):
     """nginx in front of the server; `iceprod nginx generate` writes its configuration from this.
 
     `server.proxied` has to be true with it.
@@ -295,7 +284,7 @@ class NginxSettings(_Section):
     """Name servers by which nginx finds servers whose files it passes through."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """The log, written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -352,3 +341,13 @@ class Settings(BaseSettings):
     def files_path(self) -> Path:
         """The directory of stored files as an absolute path."""
         return (self.files.path or self.data_dir / "files").expanduser().absolute()
+
+    @property
+    def cache_path(self) -> Path:
+        """The directory of copies of origins' files as an absolute path."""
+        return (self.files.cache.path or self.data_dir / "cache").expanduser().absolute()
+
+    @property
+    def uploads_path(self) -> Path:
+        """The directory of uploads that are not complete as an absolute path."""
+        return (self.files.uploads.path or self.data_dir / "uploads").expanduser().absolute()

@@ -1,0 +1,1 @@
+"""Moving files: the port in `base`, and one adapter per protocol."""
