@@ -10,12 +10,13 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from iceprod.errors import FormatError
 from iceprod.model.config import JsonObject, default_movement, items, join, section, wrong_type
-from iceprod.model.expressions import Budget, Scope, expand, phrases_in
+from iceprod.model.expressions import Budget, Scope, expand, is_open, phrases_in
+from iceprod.model.values import value
 
 MAX_ITERATIONS = 10_000
 _MAX_NESTING = 100
@@ -24,7 +25,7 @@ _WORK = 50_000_000  # for a whole configuration; one with a dozen modules needs 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Frame:
     """One scope, evaluated: its parameters, what it moves, and how to evaluate in it.
 
@@ -44,32 +45,34 @@ class Frame:
 
         Raises FormatError, with the place, if an expression is over a limit.
         """
-        place = join(self.pointer, *keys)
-        scope = replace(self.scope, place=f"{self.scope.place}\0{place}{self.suffix}")
+        if raw is None or raw == "":  # most of what a configuration could say, it does not
+            return raw
         try:
-            return _evaluated(raw, scope, self.budget, depth=_MAX_NESTING)
+            return self._evaluated(raw, keys, _MAX_NESTING)
         except FormatError as exc:
+            place = join(self.pointer, *keys)
             exc.detail.setdefault("fields", [{"path": place, "message": exc.message}])
             raise
 
+    def _evaluated(self, raw: Any, keys: tuple[str | int, ...], depth: int) -> Any:
+        if isinstance(raw, str):
+            place = f"\0{join(self.pointer, *keys)}{self.suffix}" if is_open(raw) else ""
+            found = expand(raw, self.scope, budget=self.budget, place=place)
+            return _with_variables(found, self.scope.environ) if isinstance(found, str) else found
+        if not isinstance(raw, list | dict):
+            return raw
+        if depth < 1:
+            raise FormatError("a value is nested too deep")
+        if isinstance(raw, list):
+            return [self._evaluated(item, keys, depth - 1) for item in raw]
+        return {key: self._evaluated(item, keys, depth - 1) for key, item in raw.items()}
+
     def parameter(self, key: str) -> Any:
         """The value of a parameter of this scope, with the texts in a list or object evaluated."""
-        value = self.scope.parameters[key]
-        is_open = not isinstance(value, str) and phrases_in(value)
-        return self.value(value, "parameters", key) if is_open else value
-
-
-def _evaluated(raw: Any, scope: Scope, budget: Budget, *, depth: int) -> Any:
-    if isinstance(raw, str):
-        value = expand(raw, scope, budget=budget)
-        return _with_variables(value, scope.environ) if isinstance(value, str) else value
-    if not isinstance(raw, list | dict):
-        return raw
-    if depth < 1:
-        raise FormatError("a value is nested too deep")
-    if isinstance(raw, list):
-        return [_evaluated(item, scope, budget, depth=depth - 1) for item in raw]
-    return {key: _evaluated(item, scope, budget, depth=depth - 1) for key, item in raw.items()}
+        found = self.scope.parameters[key]
+        if isinstance(found, str) or not phrases_in(found):
+            return found
+        return self.value(found, "parameters", key)
 
 
 def _with_variables(text: str, environ: Mapping[str, str] | None) -> str:
@@ -148,16 +151,19 @@ class Evaluator:
             raise wrong_type(pointer, "an object")
         own = section(node, "parameters", pointer)
         parameters = {**outer.scope.parameters, **own}
-        frame = replace(outer, pointer=pointer, scope=replace(outer.scope, parameters=parameters))
+        scope = outer.scope.with_parameters(parameters)
+        frame = Frame(scope, outer.budget, pointer, outer.suffix)
         for key, raw in own.items():
             # A list or object is evaluated where it is used, so that a name in it means there
             # what it means in a text.
             parameters[key] = frame.value(raw, "parameters", key) if isinstance(raw, str) else raw
         resources = _listed(frame, node, "resources")
         data = _listed(frame, node, "data")
-        frame = replace(frame, scope=self._with_files(frame.scope, data))
+        if data or not outer.pointer:
+            scope = self._with_files(scope, data)
+        frame = Frame(scope, outer.budget, pointer, outer.suffix, data, resources)
         classes = (*_listed(frame, node, "classes"), *_listed(frame, node, "projects"))
-        return replace(frame, data=data, resources=resources, classes=classes)
+        return replace(frame, classes=classes) if classes else frame
 
     def _with_files(self, scope: Scope, data: tuple[JsonObject, ...]) -> Scope:
         """The options ``input`` and ``output`` name the files moved by this scope and those around."""

@@ -10,9 +10,9 @@ handed to Python's own compiler.
 """
 
 from iceprod.model.expressions._budget import Budget
-from iceprod.model.expressions._engine import expand
+from iceprod.model.expressions._engine import expand, is_open
 from iceprod.model.expressions._phrases import phrases_in
 from iceprod.model.expressions._scope import Scope
 from iceprod.model.expressions._typing import literal
 
-__all__ = ["Budget", "Scope", "expand", "literal", "phrases_in"]
+__all__ = ["Budget", "Scope", "expand", "is_open", "literal", "phrases_in"]

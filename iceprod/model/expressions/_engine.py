@@ -16,24 +16,38 @@ from iceprod.model.expressions._typing import literal, spelled
 _READING = 8  # for each character read
 _PHRASE = 100  # for each phrase replaced
 
+_PLAIN = 1000  # characters of a text that is looked at without an account of its own
 
-def expand(text: str, scope: Scope, *, budget: Budget | None = None) -> Any:
+
+def expand(text: str, scope: Scope, *, budget: Budget | None = None, place: str = "") -> Any:
     """The typed value of ``text``; raises FormatError if it is over a limit.
 
-    Its work is also taken from ``budget``, which many expressions may share.
+    Its work is also taken from ``budget``, which many expressions may share; ``place`` names
+    the expression for its random draws, within the scope's own place.
     What has no value in ``scope`` stays in the result as it was written.
     """
-    return _Expansion(scope, Budget(outer=budget)).value(text, MAX_DEPTH)
+    if budget is not None and len(text) < _PLAIN and not is_open(text):
+        found = literal(text)
+        if found is text or not isinstance(found, str | list | dict):
+            budget.spend(len(text) + _READING)
+            return found
+    return _Expansion(scope, Budget(outer=budget), place).value(text, MAX_DEPTH)
+
+
+def is_open(text: str) -> bool:
+    """Whether ``text`` may hold a phrase or an escape, so that what it gives depends on where it stands."""
+    return "$" in text or "\\" in text
 
 
 class _Expansion:
     """One expansion: its scope, the work it has left and the random choices it has made."""
 
-    __slots__ = ("_budget", "_draws", "_scope")
+    __slots__ = ("_budget", "_draws", "_place", "_scope")
 
-    def __init__(self, scope: Scope, budget: Budget) -> None:
+    def __init__(self, scope: Scope, budget: Budget, place: str) -> None:
         self._scope = scope
         self._budget = budget
+        self._place = place
         self._draws = 0
 
     def value(self, text: str, depth: int) -> Any:
@@ -78,7 +92,7 @@ class _Expansion:
         raise refused(f"not settled after {MAX_DEPTH} passes (does a parameter refer to itself?)")
 
     def _pass(self, text: str, depth: int) -> str | None:
-        if "$" not in text and "\\" not in text:
+        if not is_open(text):
             self._budget.spend(len(text) + _READING)
             return text  # without a phrase or an escape, nothing is rewritten
         self._budget.spend(_READING * len(text))
@@ -111,7 +125,7 @@ class _Expansion:
 
     def _draw(self) -> str:
         self._draws += 1
-        return f"{self._scope.place}\0{self._draws}"
+        return f"{self._scope.place}{self._place}\0{self._draws}"
 
     def _index(self, container: str, key: str, depth: int) -> str:
         """``container[key]``, where the key may itself be the name of something."""

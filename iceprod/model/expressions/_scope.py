@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from iceprod.model.expressions._budget import Unresolvable
 from iceprod.model.expressions._typing import spelled
+from iceprod.model.values import value
 
 _NOTHING: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Scope:
     """Where an expression looks names up.
 
@@ -31,6 +32,19 @@ class Scope:
     metadata: tuple[Mapping[str, Any], ...] = ()
     environ: Mapping[str, str] | None = None
     place: str = ""
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Scope:
+        """The same with other parameters; for the many scopes of each task, faster than `replace`."""
+        return Scope(
+            parameters,
+            self.top,
+            self.options,
+            self.steering,
+            self.system,
+            self.metadata,
+            self.environ,
+            self.place,
+        )
 
     def name(self, key: str) -> str:
         """The text of ``$(key)``; raises Unresolvable if no scope has it."""

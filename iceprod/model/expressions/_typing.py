@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-# What a JSON document can begin with; anything else need not be tried.
-_JSON_STARTS = frozenset("{[\"'-0123456789tfnNI \t\r\n")
+# What a JSON document can begin with; anything else need not be tried.  Of those that begin
+# with a letter there are few.
+_JSON_STARTS = frozenset("{[\"'-0123456789 \t\r\n")
+_JSON_WORDS = {
+    "true": True,
+    "false": False,
+    "null": None,
+    "NaN": float("nan"),
+    "Infinity": float("inf"),
+}
 
 
 def literal(text: str) -> Any:
@@ -21,7 +29,8 @@ def literal(text: str) -> Any:
             return json.loads(text.replace("'", '"'))
         except (ValueError, RecursionError):
             pass
-    return _word(text)
+    word = text.rstrip(" \t\r\n")
+    return _JSON_WORDS[word] if word in _JSON_WORDS else _word(text)
 
 
 def _word(text: str) -> Any:
