@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "iceprod"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LEAVES = {"errors", "clock", "ids", "config", "log", "_version", "__init__"}
-PORTS = {"store.base", "grids.base", "movers.base"}
+PORTS = {"store.base", "store.files", "grids.base", "movers.base"}
 
 # What a room may import of the other rooms; a dotted name allows that module alone.
 ALLOWED: dict[str, set[str]] = {
