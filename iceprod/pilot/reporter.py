@@ -114,9 +114,11 @@ class Reporter:
         while True:
             await self._news.wait()
             group = self._sending = self._next_group()
+            pause_s = 0.0
             try:
-                pause_s = self._judge(group, await self._caller.batch(_calls(group)))
-                failures = failures + 1 if pause_s else 0
+                if group:  # what there was may have been dropped meanwhile
+                    pause_s = self._judge(group, await self._caller.batch(_calls(group)))
+                    failures = failures + 1 if pause_s else 0
             except Unavailable as exc:
                 logger.warning("could not report: %s", exc)
                 pause_s = back_off_s(failures)
