@@ -22,6 +22,8 @@ from iceprod.server.handlers.multipart import ENVELOPE_BYTES
 from iceprod.services.filestore import HANDOVER
 
 CONFIG_FILE: Final = "nginx.conf"
+SENT_LOG: Final = "sent.log"
+"""Which file of nginx's logs says whose bytes it has sent."""
 # What could end a quoted value, or begin a variable in it.
 _UNSAFE: Final = re.compile(r"[\"'\\$;{}]")
 _BUNDLES: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -104,6 +106,7 @@ class Values:
         return {
             "directory": directory,
             "access_log": self._path("nginx.access_log", log) if log else f"{directory}/logs/access.log",
+            "sent_log": f"{directory}/logs/{SENT_LOG}",
             "certificate": certificate,
             "certificate_key": self._needed("nginx.certificate_key", nginx.certificate_key),
             "client_ca": self._path("nginx.client_ca", nginx.client_ca) if nginx.client_ca else "",
