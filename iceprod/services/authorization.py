@@ -107,6 +107,8 @@ _TABLE: Final = """
     file.write_shared       -          -     any   -      -     any
     file.delete_shared      -          -     -     -      -     any
     file.delete_any         -          -     any   -      -     any
+    proxy.read              -          any   own   -      any   any
+    proxy.write             -          any   own   -      -     any
 
     session.begin           any        any   any   any    any   any
     session.end             -          any   -     -      -     any
