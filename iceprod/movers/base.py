@@ -82,7 +82,7 @@ class Credential:
 
 
 class AddressPolicy(Protocol):
-    """Which addresses may be connected to."""
+    """Which addresses may be connected to; connections are used again under an equal policy alone."""
 
     def check(self, address: str, port: int) -> None:
         """Refuse a numeric IP ``address``; raises `AccessDenied`."""
@@ -94,8 +94,10 @@ class Access:
     """How an origin is to be reached.
 
     ``ca_path`` has the authorities of its certificates (a PEM file, or a directory of HASH.0
-    files), None the system's.  ``options`` is what one protocol alone knows, by the names in the
-    adapter's docstring.  Times in seconds.
+    files), None the system's.  ``root`` is the path of the origin's own address: a ``file:`` below
+    it is reached without following links.  ``redirects`` are other hosts that it may send on to
+    (``*.example.org`` for all below).  ``options`` is what one protocol alone knows, by the names
+    in the adapter's docstring.  Times in seconds.
     """
 
     policy: AddressPolicy
@@ -103,6 +105,8 @@ class Access:
     ca_path: str | None = None
     connect_timeout_s: float = 20.0
     stall_timeout_s: float = 60.0
+    root: str = "/"
+    redirects: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -164,6 +168,8 @@ class Mover(ABC):
         self, location: Location, access: Access, *, span: Span = Span()
     ) -> AbstractAsyncContextManager[Incoming]:
         """Ask for the file, or a part of it; the context ends the transfer.
+
+        A span that begins just at the end is empty; one that ends behind it ends at it.
 
         Raises:
             InputError: the span begins behind the end, or the origin can't send parts.
