@@ -52,6 +52,7 @@ class OriginRule:
     connections: int = 16
     bytes_per_s: int = 0
     ca_path: str | None = None
+    redirects: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -165,6 +166,8 @@ class Origins:
             ca_path=rule.ca_path,
             connect_timeout_s=CONNECT_S,
             stall_timeout_s=STALL_S,
+            root=rule.root.path,
+            redirects=rule.redirects,
             options=rule.options,
         )
         is_peer = principal.kind is PrincipalKind.SITE
