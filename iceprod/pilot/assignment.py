@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,13 @@ from iceprod.model.resources import Resources
 
 def host() -> dict[str, str]:
     """This machine's name and domain, as reports spell them."""
-    hostname, _, domain = socket.gethostname().partition(".")
+    hostname, _, domain = _name().partition(".")
     return {"hostname": hostname, "domain": domain}
+
+
+@functools.cache
+def _name() -> str:
+    return socket.gethostname()
 
 
 def resources_from_format(raw: Mapping[str, Any]) -> Resources:

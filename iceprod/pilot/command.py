@@ -144,18 +144,19 @@ def _call_values(module: ModuleRun) -> tuple[list[Any], dict[str, Any]]:
 def _interpreter(script: Path, shell: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """What runs ``script``: nothing where it starts with ``#!`` or is a binary."""
     try:
-        with script.open("rb") as file:
-            has_shebang = file.read(2) == b"#!"
         mode = script.stat().st_mode
+        if script.suffix in (".py", ".sh") and not _has_shebang(script):
+            return [_python(shell, env) if script.suffix == ".py" else "/bin/sh"]
     except OSError:
         return []  # starting it will say what is wrong
-    if not has_shebang and script.suffix == ".py":
-        return [_python(shell, env)]
-    if not has_shebang and script.suffix == ".sh":
-        return ["/bin/sh"]
     if not mode & stat.S_IXUSR and os.access(script.parent, os.W_OK):
         script.chmod(mode | stat.S_IXUSR)
     return []
+
+
+def _has_shebang(script: Path) -> bool:
+    with script.open("rb") as file:
+        return file.read(2) == b"#!"
 
 
 def _python(shell: Sequence[str], env: Mapping[str, str]) -> str:

@@ -74,7 +74,7 @@ class Configs:
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        return await asyncio.shield(task)
+        return task.result() if task.done() else await asyncio.shield(task)
 
     async def _fetch(self, dataset_id: str, version: int) -> Fetched:
         answer = await self._caller.insist("pilot.config", {"dataset_id": dataset_id, "version": version})

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import os
 import time
 import zlib
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 HEAD_BYTES = 256 * 1024
 TAIL_BYTES = 768 * 1024
 TRIM_AT_BYTES = 32 * 1024 * 1024
 LIVE_BYTES = 64 * 1024
+
+_SMALL_BYTES = 4096  # a text for which packing in small memory is as good, and a tenth of the work
+_SMALL_WINDOW, _SMALL_MEMORY = 12, 5  # of 15 and 9: what has to be cleared before packing
 
 
 class CappedLog:
@@ -24,7 +28,7 @@ class CappedLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self.file: IO[bytes] = path.open("a+b", buffering=0)
+        self.file = FileIO(path, "a+")
         self._head = b""
         self._cut_bytes = 0  # removed from the file so far, the head included
         self._sent_bytes = 0
@@ -87,8 +91,7 @@ class TaskLogs:
     def say(self, line: str) -> None:
         """Add a line to the pilot's account."""
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        self._account.append(f"{stamp}.{int(now * 1000) % 1000:03d}Z {line}\n")
+        self._account.append(f"{_stamp(int(now))}.{int(now * 1000) % 1000:03d}Z {line}\n")
 
     @property
     def account(self) -> str:
@@ -125,6 +128,16 @@ class TaskLogs:
             self.stderr.close()
 
 
+@functools.lru_cache(maxsize=4)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
 def pack(text: bytes) -> str:
     """base64(zlib(text)), as the RPC contract has it."""
-    return base64.b64encode(zlib.compress(text, 1)).decode()
+    if len(text) > _SMALL_BYTES:
+        packed = zlib.compress(text, 1)
+    else:
+        packer = zlib.compressobj(1, zlib.DEFLATED, _SMALL_WINDOW, _SMALL_MEMORY)
+        packed = packer.compress(text) + packer.flush()
+    return base64.b64encode(packed).decode()

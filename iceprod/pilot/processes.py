@@ -179,6 +179,11 @@ def _own_peak(peak_bytes: int) -> int:
     return peak_bytes if peak_bytes > pilot_bytes else 0
 
 
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class Child:
     """One started program, in a session of its own."""
 
@@ -218,11 +223,11 @@ class Child:
     async def wait(self) -> int:
         """The exit status, negative for a signal, once the program itself has ended."""
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        ended: asyncio.Future[None] = loop.create_future()
         handle = os.pidfd_open(self.pid)
-        loop.add_reader(handle, ended.cancel)
+        loop.add_reader(handle, _settle, ended)
         try:
-            await asyncio.wait([ended])
+            await ended
         finally:
             loop.remove_reader(handle)
             os.close(handle)

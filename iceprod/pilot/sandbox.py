@@ -26,6 +26,7 @@ class Sandbox:
         self.root = root
         self.work = root / "work"
         self.tmp = root / "tmp"
+        self._scopes = {scope: str(root / scope) for scope in SCOPES}
         self._is_ready = False
 
     def create(self) -> None:
@@ -47,13 +48,13 @@ class Sandbox:
 
     def scope_url(self, scope: str) -> str:
         """The address of the temporary area ``scope``, which is a directory of this sandbox."""
-        return f"file:{self.root / scope}"
+        return f"file:{self._scopes[scope]}"
 
     def clear_scope(self, scope: str) -> None:
         """Empty a temporary area at the end of its scope."""
-        path = self.root / scope
-        if path.exists():
-            remove_tree(path)
+        path = self._scopes[scope]
+        if os.path.lexists(path):
+            remove_tree(Path(path))
 
     def recycle(self) -> bool:
         """Make it ready for the next task, if this one left nothing in it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import tarfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,33 +62,34 @@ class Steps:
 
     async def run(self) -> None:
         """Run the task; raises TaskFailure, or Stopped, if it does not come to a good end."""
-        sandbox = self._host.sandbox
-        async with self._scope(self._task.needs, ends="task_temp"):
-            for tray in self._task.trays:
-                async with self._scope(tray.needs, ends="tray_temp"):
-                    for module in tray.modules:
-                        async with self._scope(module.needs):
-                            where = f"module {module.name or module.pointer} (iteration {tray.iteration})"
-                            await self._module(module, where)
+        await self._enter(self._task.needs)
+        for tray in self._task.trays:
+            await self._enter(tray.needs)
+            for module in tray.modules:
+                await self._enter(module.needs)
+                await self._module(module, tray.iteration)
+                await self._leave(module.needs)
+            await self._leave(tray.needs)
+            self._host.sandbox.clear_scope("tray_temp")
+        await self._leave(self._task.needs)
         for scope in SCOPES:
-            sandbox.clear_scope(scope)
+            self._host.sandbox.clear_scope(scope)
 
-    @asynccontextmanager
-    async def _scope(self, needs: Needs, *, ends: str = "") -> AsyncIterator[None]:
-        """Bring in what a scope needs; when it ends well, publish what it made."""
+    async def _enter(self, needs: Needs) -> None:
+        """Bring in what a scope needs."""
         for file in needs.files:
             if file.is_input:
                 await self._move(self._stager.fetch, file)
         for wanted in needs.classes:
             await self._host.in_thread(lambda wanted=wanted: self._install(wanted))  # type: ignore[misc]
-        yield
+
+    async def _leave(self, needs: Needs) -> None:
+        """Publish what a scope has made, which ended well."""
         outputs = [file for file in needs.files if file.is_output]
         if outputs and self._host.publishes:
             await self._host.confirm()
             for file in outputs:
                 await self._move(self._stager.store, file)
-        if ends:
-            self._host.sandbox.clear_scope(ends)
 
     async def _move(self, move: Callable[[File], None], file: File) -> None:
         await self._host.in_thread(lambda: move(file))
@@ -99,25 +100,30 @@ class Steps:
         except (OSError, tarfile.TarError) as exc:
             raise TaskFailure(Failure("transfer", f"class {wanted.name}: {exc}")) from exc
 
-    async def _module(self, module: ModuleRun, where: str) -> None:
+    async def _module(self, module: ModuleRun, iteration: int) -> None:
         """Run one module; raises TaskFailure unless it ends with status 0."""
+        where = f"module {module.name or module.pointer} (iteration {iteration})"
         src = await self._source(module)
         sandbox = self._host.sandbox
         env = self._software.extend(self._host.environment(clear=module.env_clear))
+        is_call = bool(module.running_class) and not is_program(module.running_class)
         call, stats = sandbox.root / "call.json", sandbox.root / "stats.json"
         try:
             module = self._with_shell(module)
             argv = command(module, src=src, env=env, call=call)
             if self._task.container:
                 argv = in_container(self._task.container, argv, root=sandbox.root, work=sandbox.work)
-            self._write_inputs(module, call_arguments(module, src=src, stats=stats), call)
+            self._write_configs(module)
+            if is_call:
+                call.write_text(call_arguments(module, src=src, stats=stats))
             self._logs.say(f"{where}: {json.dumps(argv)}")
             status = await self._host.execute(argv, env)
         except (OSError, ValueError) as exc:
             raise TaskFailure(Failure("config", f"{where} can't be started: {exc}")) from exc
         self._host.check()
         self._logs.say(f"{where} ended with status {status}")
-        self._collect_stats(module, stats)
+        if is_call:
+            self._collect_stats(module, stats)
         if status != 0:
             raise TaskFailure(self._failure(where, status))
 
@@ -137,13 +143,11 @@ class Steps:
         await self._host.in_thread(lambda: found.append(self._software.source(module.src)))
         return found[0]
 
-    def _write_inputs(self, module: ModuleRun, call_text: str, call: Path) -> None:
+    def _write_configs(self, module: ModuleRun) -> None:
         for name, content in module.configs.items():
             path = self._host.sandbox.local(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
-        if module.running_class and not is_program(module.running_class):
-            call.write_text(call_text)
 
     def _collect_stats(self, module: ModuleRun, path: Path) -> None:
         with suppress(OSError, ValueError):
