@@ -12,9 +12,11 @@ import hmac
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
 from iceprod.errors import ConflictError, InputError, LeaseLost, NotFoundError, TooLarge, Unavailable
+from iceprod.model.dataset import Dataset
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_job_id
@@ -228,6 +230,33 @@ class FileService:
             await self.run(draft.discard)
             raise
         return Arrived(self, principal, names, draft)
+
+    async def adopt(self, principal: Principal, path: str, source: Path, *, digest: bytes) -> StoredFile:
+        """Put the file at ``source``, complete, on the disk and of that digest, in its place.
+
+        It is moved where both are on one disk; it stays where it is if anything is wrong.
+
+        Raises:
+            NotFoundError: the area is none of the caller's.
+            LeaseLost: the task's lease has ended.
+            Unavailable: there is no room.
+        """
+        names = await self._admit(principal, "file.write", path)
+        draft = await self.run(lambda: self._tree.adopt(source, digest))
+        arrived = Arrived(self, principal, names, draft)
+        try:
+            return await arrived.commit()
+        finally:
+            await arrived.abort()
+
+    async def dataset_of(self, path: str) -> Dataset | None:
+        """The dataset whose area a path is in; None in the site's area.
+
+        Raises:
+            NotFoundError: there is no such area, or no such dataset.
+        """
+        area = _area_of(check_names(path.split("/")))
+        return await self._catalogue.get(area.dataset_id) if area.dataset_id else None
 
     async def handed_over(self, source: str) -> HandedOver:
         """The file that the web server in front has put at ``source``; discard it when it was read.

@@ -12,13 +12,14 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from iceprod import ids
 from iceprod.errors import ConflictError, InputError, NotFoundError, Unavailable
@@ -63,8 +64,8 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn what the system says into our errors."""
+def told() -> Iterator[None]:
+    """Turn what the system says of files into our errors."""
     try:
         yield
     except FileNotFoundError:
@@ -120,7 +121,7 @@ class Draft:
         """
         if self._descriptor < 0:
             raise ConflictError("the upload was broken off")
-        with _told():
+        with told():
             os.fsync(self._descriptor)
             self._tree.note_digest(names, os.fstat(self._descriptor), self.digest)
             is_new = self._tree.put(self.path, names)
@@ -150,7 +151,7 @@ class Incoming(Draft):
         Raises:
             Unavailable: the disk is full.
         """
-        with _told():
+        with told():
             self._tree.check_space(len(data))
             view = memoryview(data)
             while view:
@@ -182,6 +183,29 @@ class HandedOver(Draft):
         """As of any draft."""
         with self._lock:
             super().discard()
+
+
+class Whole(Draft):
+    """A file that is complete and on the disk already, and whose digest is known.
+
+    It stays where it is if it does not get into its place.
+    """
+
+    def __init__(self, tree: FileTree, path: Path, *, descriptor: int, digest: bytes) -> None:
+        super().__init__(tree, path, descriptor)
+        self._known = digest
+        self.size_bytes = os.fstat(descriptor).st_size
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all its bytes."""
+        return self._known
+
+    def discard(self) -> None:
+        """Let go of it, without deleting it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class FileTree:
@@ -225,7 +249,7 @@ class FileTree:
 
     def begin(self) -> Incoming:
         """Begin to write a file."""
-        with _told():
+        with told():
             return Incoming(self, ids.new_id())
 
     def take_over(self, path: str) -> HandedOver:
@@ -239,7 +263,7 @@ class FileTree:
         parent, _, name = path.rpartition("/")
         if parent != str(self.handover) or not _HANDED_OVER.fullmatch(name):
             raise InputError("that is no file that was handed over")
-        with _told():
+        with told():
             directory = os.open(self.handover, _DIRECTORY)
             try:
                 descriptor = os.open(name, _REGULAR, dir_fd=directory)
@@ -251,13 +275,39 @@ class FileTree:
             raise InputError("that is no file that was handed over")
         return HandedOver(self, self.handover / name, descriptor)
 
+    def adopt(self, path: Path, digest: bytes) -> Whole:
+        """Take a file that is complete and on the disk; from another disk a copy of it.
+
+        Raises:
+            NotFoundError: there is none.
+            Unavailable: there is no room for a copy.
+        """
+        with told():
+            descriptor = os.open(path, _REGULAR)
+            if os.fstat(descriptor).st_dev == os.stat(self._root).st_dev:
+                return Whole(self, path, descriptor=descriptor, digest=digest)
+            with os.fdopen(descriptor, "rb") as source:
+                self.check_space(os.fstat(source.fileno()).st_size)
+                target = self._copied(source)
+            return Whole(self, target, descriptor=os.open(target, _REGULAR), digest=digest)
+
+    def _copied(self, source: BinaryIO) -> Path:
+        target = self.incoming / ids.new_id()
+        try:
+            with open(target, "xb", opener=_privately) as copy:
+                shutil.copyfileobj(source, copy, _CHUNK)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        return target
+
     def read(self, names: Sequence[str]) -> OpenedFile:
         """Open a file for reading.
 
         Raises:
             NotFoundError: there is none.
         """
-        with _told(), self._directory(names[:-1]) as parent:
+        with told(), self._directory(names[:-1]) as parent:
             descriptor = os.open(names[-1], _REGULAR, dir_fd=parent)
         try:
             return OpenedFile(descriptor, self._facts(names, descriptor))
@@ -271,7 +321,7 @@ class FileTree:
         Raises:
             NotFoundError: there is none.
         """
-        with _told(), self._directory(names[:-1]) as parent:
+        with told(), self._directory(names[:-1]) as parent:
             os.unlink(names[-1], dir_fd=parent)
             os.fsync(parent)
         self._digest_path(names).unlink(missing_ok=True)
@@ -333,6 +383,10 @@ class FileTree:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _privately(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _identity(found: os.stat_result) -> str:
