@@ -115,6 +115,19 @@ class Overtake(Fate):
         return await write(*args, **options)
 
 
+@dataclass
+class OvertakeThenCrash(Overtake):
+    """As `Overtake`, and so many writes later the process ends; ``is_over`` says whether it did."""
+
+    later: int = field(kw_only=True)
+    is_over: bool = False
+
+    async def meet(self, name: str, write: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
+        if self.writes + 1 == self.at + self.later:
+            self.is_dead = self.is_over = True
+        return await super().meet(name, write, *args, **options)
+
+
 class _Fated:
     """A collection whose writes meet their fate."""
 

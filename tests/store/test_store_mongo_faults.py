@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 from mongo_content import Content, content, restore, seen
-from mongo_faults import Crash, CrashBefore, CrashWithin, Fate, GoAway, LoseAnswer, Overtake, Process
+from mongo_faults import (
+    Crash,
+    CrashBefore,
+    CrashWithin,
+    Fate,
+    GoAway,
+    LoseAnswer,
+    Overtake,
+    OvertakeThenCrash,
+    Process,
+)
 from store_samples import dataset, make, make_jobs
 
 from iceprod.errors import AlreadyExists, StoreUnavailable
@@ -223,6 +233,25 @@ async def test_another_process_repairs_what_is_under_way(database: Database, sto
     while await told.play(database, Overtake(at, deed=deed)):
         assert await seen(database) == told.end, at
         at += 1
+
+
+async def test_a_crash_after_another_process_has_repaired_is_repaired(database: Database):
+    told = await Story.tell(database, *STORIES["finish"])
+
+    async def deed() -> None:
+        await repair(Process(database).context)
+
+    at, later, played = 1, 1, 0
+    while True:
+        fate = OvertakeThenCrash(at, deed=deed, later=later)
+        if not await told.play(database, fate):
+            break
+        await deed()
+        await seen(database)
+        await told.deed(RUN, Process(database))
+        assert await seen(database) == told.end, (at, later)
+        at, later, played = (at, later + 1, played + 1) if fate.is_over else (at + 1, 1, played)
+    assert played > at > 1
 
 
 @pytest.mark.parametrize("story", WINDING)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mongo_content import seen
-from mongo_faults import Process
+from mongo_faults import Overtake, Process
 from store_samples import make
 from test_store_machine import FIRST, SECOND, Pair, steps_of_histories
 
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.task import Ended, Lease, Move, Outcome
 from iceprod.store.mongo.client import Database
+from iceprod.store.mongo.effects import carry_out
 
 pytestmark = pytest.mark.mongo
 
@@ -94,6 +95,38 @@ async def test_processes_that_compete_get_each_task_once_and_count_it_once(datab
     assert sum(claims) == sum(task["attempt"] for task in tasks) > 0
     assert await processes[0].datasets.recount("a") == []
     assert await processes[1].datasets.recount("b") == []
+
+
+class _Repair(Overtake):
+    """Another process repairs just before counters are changed."""
+
+    def concerns(self, name: str, args: Sequence[Any]) -> bool:
+        return name == "change" and any(field.startswith("applied.") for field in args[0])
+
+
+async def test_batches_that_meet_a_repair_do_not_shut_out_one_another(database: Database):
+    other = Process(database)
+    repairs = [_Repair(2, deed=lambda: carry_out(other.context, "a")) for _ in range(2)]
+    processes = [Process(database, repair) for repair in repairs]
+    await make(other, "a", depends=((),), jobs_wanted=12)
+    for number, process in enumerate(processes):  # which knows the epoch from now on
+        await process.tasks.move([_move(f"a-{number}-0", E.SUSPENDED, "")], now=9.0)
+    before = (await _document(database))["epoch"]
+
+    moves = [_move(f"a-{number}-0", E.CLAIMED, "L") for number in range(2, 12)]
+    claimed = [processes[n % 2].tasks.move([move], now=10.0) for n, move in enumerate(moves)]
+    results = await asyncio.gather(*claimed)
+
+    assert all(moved is not None for (moved,) in results)
+    assert all(repair.is_met for repair in repairs)
+    assert (await _document(database))["epoch"] == before + len(repairs)
+    assert await other.datasets.recount("a") == []
+
+
+async def _document(database: Database) -> dict[str, Any]:
+    found = await database.collection("datasets").find_one({"_id": "a"})
+    assert found is not None
+    return found
 
 
 async def _compete(process: Process, seed: int) -> int:

@@ -16,7 +16,14 @@ may only be slow, and by one or more that repair:
   counters quickly or have marks removed; debts of batches that know the new epoch are left
   alone.  Each other debt is carried out by itself, under the condition that the epoch is
   still the same and that there is a mark neither of the batch nor of this debt.
-* A batch whose quick change fails carries out its own debts in that way.
+* A repair that finds a later epoch goes on in that: it has shut out whomever the earlier one did.
+* A batch whose quick change was refused, because of a repair, counts again in the present
+  epoch, on the condition that there is a mark neither of itself nor of one of its debts;
+  where there is one, it carries out each debt by itself.  Its mark stays then, for a repair may
+  have seen its debts.
+
+So nobody but who repairs begins an epoch, and never a second one: batches and repairs that meet
+would otherwise shut out one another for ever.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Final
 
 from iceprod.model.lifecycle import JobStatus
 from iceprod.store.mongo.client import Document
@@ -36,8 +43,10 @@ from iceprod.store.mongo.work import JobWork
 from iceprod.store.mongo.writing import Taken, carry
 
 Flips = Mapping[int, Sequence[int]]  # job index -> tasks that were or are complete
+Debts = Mapping[int, Owed]  # job index -> what it owes for a batch
 OWES = {"$gt": ""}
 """The condition on ``owing`` that jobs with debts meet: an index cannot tell an empty list."""
+_ABSENT: Final = {"$exists": False}
 
 
 async def follow(context: Context, batch: str, taken: Taken) -> None:
@@ -48,32 +57,22 @@ async def follow(context: Context, batch: str, taken: Taken) -> None:
     await together(*(_follow_in(context, batch, group) for group in groups.values()))
 
 
-async def carry_out(
-    context: Context, dataset_id: str, job_ids: Sequence[str] | None = None
-) -> tuple[Document | None, list[JobWork]]:
-    """Carry out what jobs of a dataset owe; the dataset then, and the jobs settled by that.
+async def carry_out(context: Context, dataset_id: str) -> None:
+    """Carry out what jobs of a dataset owe, whoever changed them.
 
-    What batches owe that know the present epoch is left to them.
+    What batches owe that know the epoch that begins with this is left to them.
     """
-    settled: list[JobWork] = []
-    tries = 0
-    while True:
-        document = await _new_epoch(context, dataset_id)
-        if document is None:
-            return None, settled
+    document = await context.datasets.change({"_id": dataset_id}, {"$inc": {"epoch": 1, "version": 1}})
+    while document is not None:
         state = context.states.learn(document)
         where: Document = {"owing": OWES, "key": of_dataset(state.number)}
-        if job_ids is not None:
-            where = {"_id": {"$in": list(job_ids)}}
+        # Read after the epoch: what was struck off before must not be met.
         for job in await context.jobs.find(where, ("owing", "owed")):
-            found = await _carry_out_of(context, state, document["epoch"], job)
-            if found is None:
+            if not await _carry_out_of(context, state, document["epoch"], job):
                 break  # another repair has begun
-            settled += found
         else:
-            return await context.datasets.find_one({"_id": dataset_id}), settled
-        await contend(tries)
-        tries += 1
+            return
+        document = await context.datasets.find_one({"_id": dataset_id})
 
 
 async def roll_up(context: Context, document: Document, *, now: float) -> Document:
@@ -119,21 +118,11 @@ async def settle_dependents(context: Context, needed: State, flips: Flips, *, no
 async def _follow_in(context: Context, batch: str, taken: Taken) -> None:
     """What must follow in one dataset, and wherever tasks depend on it."""
     state, works = taken[0][0].state, [work for work, _ in taken]
-    debts = [(work.job_id, owed) for work, owed in taken if not owed.is_empty]
+    debts = {work.job_index: owed for work, owed in taken if not owed.is_empty}
     document: Document | None = None
     settled: list[JobWork] = []
     if debts:
-        epoch, found = debts[0][1].epoch, [owed for _, owed in debts]
-        document = await _quickly(context, state, batch, epoch, found)
-        if document is None:
-            document, settled = await carry_out(context, state.dataset_id, [job_id for job_id, _ in debts])
-        else:
-            at = max(owed.at for owed in found)
-            flips = {work.job_index: owed.flips for work, owed in taken if owed.flips}
-            await roll_up(context, document, now=at)
-            settled = await settle_dependents(context, state, flips, now=at)
-            await _strike(context, [job_id for job_id, _ in debts], batch)
-            state.settled.append((batch, epoch))
+        document, settled = await _pay(context, state, batch, debts)
     elif any(work.job_changes for work in works):
         document = await context.datasets.find_one({"_id": state.dataset_id})
     if document is not None:
@@ -141,35 +130,68 @@ async def _follow_in(context: Context, batch: str, taken: Taken) -> None:
     _tell_settled(works, settled)
 
 
-async def _quickly(
-    context: Context, state: State, batch: str, epoch: int, found: Sequence[Owed]
-) -> Document | None:
-    """Move the counters once for all jobs of a batch; None if that must be done for each by itself.
+async def _pay(
+    context: Context, state: State, batch: str, debts: Debts
+) -> tuple[Document | None, list[JobWork]]:
+    """Carry out what the jobs of one batch owe; the dataset then, and the jobs settled by that."""
+    epoch = next(iter(debts.values())).epoch
+    attempts = [attempt for owed in debts.values() for attempt in owed.attempts]
+    document, _ = await together(
+        _count_quickly(context, state, batch, epoch, debts), context.attempts.insert_missing(attempts)
+    )
+    is_quick = document is not None
+    while document is None:
+        found = await context.datasets.find_one({"_id": state.dataset_id})
+        if found is None:
+            return None, []
+        state.learn(found)
+        document = await _count_again(context, state, batch, found["epoch"], debts)
+    at = max(owed.at for owed in debts.values())
+    await roll_up(context, document, now=at)
+    flips = {job_index: owed.flips for job_index, owed in debts.items() if owed.flips}
+    settled = await settle_dependents(context, state, flips, now=at)
+    await _strike(context, [f"{state.dataset_id}-{job_index}" for job_index in debts], batch)
+    if is_quick:
+        state.settled.append((batch, epoch))
+    return document, settled
 
-    The attempts are kept at the same time.
-    """
+
+async def _count_quickly(
+    context: Context, state: State, batch: str, epoch: int, debts: Debts
+) -> Document | None:
+    """Move the counters once for all debts of a batch; None if there has been a repair meanwhile."""
     marks = [mark for mark, known in state.settled if known == epoch]
     state.settled.clear()
-    change: Document = {"$inc": {**increments(found), "version": 1}, "$set": {f"applied.{batch}": 1}}
+    change: Document = {
+        "$inc": {**increments(debts.values()), "version": 1},
+        "$set": {f"applied.{batch}": 1},
+    }
     if marks:
         change["$unset"] = {f"applied.{mark}": "" for mark in marks}
-    where = {"_id": state.dataset_id, "epoch": epoch, f"applied.{batch}": {"$exists": False}}
-    attempts = [attempt for owed in found for attempt in owed.attempts]
-    document, _ = await together(
-        context.datasets.change(where, change), context.attempts.insert_missing(attempts)
+    where = {"_id": state.dataset_id, "epoch": epoch, f"applied.{batch}": _ABSENT}
+    return _learnt(state, await context.datasets.change(where, change))
+
+
+async def _count_again(
+    context: Context, state: State, batch: str, epoch: int, debts: Debts
+) -> Document | None:
+    """Move the counters for the debts of a batch that was too late; None if that epoch is over."""
+    marks = [f"applied.{batch}", *(f"applied.{batch}/{job_index}" for job_index in debts)]
+    document = await context.datasets.change(
+        {"_id": state.dataset_id, "epoch": epoch, **dict.fromkeys(marks, _ABSENT)},
+        {"$inc": {**increments(debts.values()), "version": 1}, "$set": {marks[0]: 1}},
     )
     if document is not None:
-        state.learn(document)
-    return cast(Document | None, document)
+        return _learnt(state, document)
+    for job_index, owed in debts.items():
+        document = await _count_once(context, state, epoch, (batch, job_index), owed)
+        if document is None:
+            return None
+    return document
 
 
-async def _new_epoch(context: Context, dataset_id: str) -> Document | None:
-    return await context.datasets.change({"_id": dataset_id}, {"$inc": {"epoch": 1, "version": 1}})
-
-
-async def _carry_out_of(context: Context, state: State, epoch: int, job: Document) -> list[JobWork] | None:
-    """Carry out what one job owes; None if the epoch is over."""
-    settled: list[JobWork] = []
+async def _carry_out_of(context: Context, state: State, epoch: int, job: Document) -> bool:
+    """Carry out what one job owes; whether the epoch lasted."""
     place = job_place(job["_id"])
     for batch in list(job.get("owing", ())):
         owed = read_owed(job["owed"][batch])
@@ -177,29 +199,31 @@ async def _carry_out_of(context: Context, state: State, epoch: int, job: Documen
             continue
         if owed.attempts:
             await context.attempts.insert_missing(owed.attempts)
-        document = await _once(context, state, epoch, (batch, place[1]), owed)
+        document = await _count_once(context, state, epoch, (batch, place[1]), owed)
         if document is None:
-            return None
+            return False
         await roll_up(context, document, now=owed.at)
         if owed.flips:
-            settled += await settle_dependents(context, state, {place[1]: owed.flips}, now=owed.at)
+            await settle_dependents(context, state, {place[1]: owed.flips}, now=owed.at)
         await _strike(context, [job["_id"]], batch)
-    return settled
+    return True
 
 
-async def _once(
+async def _count_once(
     context: Context, state: State, epoch: int, debt: tuple[str, int], owed: Owed
 ) -> Document | None:
     """Move the counters for one debt unless that was done; None if the epoch is over."""
     batch, job_index = debt
     mark = f"applied.{batch}/{job_index}"
     here = {"_id": state.dataset_id, "epoch": epoch}
-    absent = {"$exists": False}
     document = await context.datasets.change(
-        {**here, f"applied.{batch}": absent, mark: absent},
+        {**here, f"applied.{batch}": _ABSENT, mark: _ABSENT},
         {"$inc": {**increments((owed,)), "version": 1}, "$set": {mark: 1}},
     )
-    document = document or await context.datasets.find_one(here)
+    return _learnt(state, document or await context.datasets.find_one(here))
+
+
+def _learnt(state: State, document: Document | None) -> Document | None:
     if document is not None:
         state.learn(document)
     return document

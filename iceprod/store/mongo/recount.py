@@ -29,6 +29,7 @@ from iceprod.store.mongo.pending import complete
 
 _TRIES: Final = 8
 _PAUSE_S: Final = 0.02
+_SEVERAL: Final = 100  # jobs with debts that are looked at
 _MARKS: Final = 50  # as many may be left behind by crashes before they are dropped
 
 Counts = dict[str, int]
@@ -65,6 +66,7 @@ async def recount(context: Context, dataset_id: str, *, correct: bool = True) ->
 
     Empty also if the dataset's jobs would not stand still for as long as counting takes.
     """
+    owed_before: set[str] = set()
     for attempt in range(_TRIES):
         if attempt:
             await asyncio.sleep(_PAUSE_S * attempt)
@@ -74,12 +76,14 @@ async def recount(context: Context, dataset_id: str, *, correct: bool = True) ->
         if "pending" in document:
             if correct:
                 await complete(context, document)
-        elif await _owes(context, document):
-            if correct:
+        elif owed := await _owed(context, document):
+            # What was just changed follows in a moment; a repair would only disturb that.
+            if correct and owed & owed_before:
                 await carry_out(context, dataset_id)
+            owed_before = owed
         else:
             counted = await _count(context, document)
-            if not await _owes(context, document) and await _correct(
+            if not await _owed(context, document) and await _correct(
                 context, document, counted, correct=correct
             ):
                 return _drift(document, counted)
@@ -124,9 +128,11 @@ def _job_damage(job: Mapping[str, Any]) -> list[str]:
     return found + [f"{name} is wrong" for name in _DERIVED if job.get(name) != present.get(name)]
 
 
-async def _owes(context: Context, document: Document) -> bool:
+async def _owed(context: Context, document: Document) -> set[str]:
+    """The batches for which some jobs of a dataset owe something; not all if there are many."""
     where = {"owing": OWES, "key": of_dataset(document["number"])}
-    return bool(await context.jobs.find(where, ("_id",), limit=1))
+    found = await context.jobs.find(where, ("owing",), limit=_SEVERAL)
+    return {batch for job in found for batch in job["owing"]}
 
 
 async def _count(context: Context, document: Document) -> Counts:
