@@ -110,6 +110,17 @@ _TABLE: Final = """
     proxy.read              -          any   own   -      any   any
     proxy.write             -          any   own   -      -     any
 
+    transfer.list           -          own   own   -      -     any
+    transfer.get            -          own   own   -      -     any
+    usage.list              -          own   -     -      -     any
+
+    upload.about            any        any   any   any    any   any
+    upload.send             any        any   any   any    any   any
+    upload.create           -          any   any   -      any   any
+    upload.read             -          own   own   -      own   any
+    upload.write            -          own   own   -      own   any
+    upload.cancel           -          own   own   -      own   any
+
     session.begin           any        any   any   any    any   any
     session.end             -          any   -     -      -     any
     token.list              -          own   -     -      -     any

@@ -71,8 +71,9 @@ class About(msgspec.Struct, frozen=True):
     """What is known of an upload besides its data; a new one takes the place of the old.
 
     ``sha256`` is of the whole file, once that is known.  ``secret`` is the digest of the
-    one-time path's secret, empty once it was used.  Forwarding was tried ``tries`` times and
-    is tried again at ``due_at``; ``over_at`` is when a stage of `OVER` began.
+    secret in the one-time path, by which nothing is sent any more when ``is_used``.
+    Forwarding was tried ``tries`` times and is tried again at ``due_at``; ``over_at`` is when
+    a stage of `OVER` began.
     """
 
     target: str
@@ -91,6 +92,7 @@ class About(msgspec.Struct, frozen=True):
     stage: Stage = Stage.OPEN
     sha256: str = ""
     secret: str = ""
+    is_used: bool = False
     error: str = ""
     tries: int = 0
     due_at: float = 0.0
@@ -157,4 +159,3 @@ def check_checksums(given: dict[str, str]) -> dict[str, str]:
             raise InputError(f"a checksum by {name} has {2 * size} hexadecimal digits")
         found[name] = text
     return found
-

@@ -1,0 +1,106 @@
+"""Where uploads go: to a path of the temp areas, or to a file at an origin.
+
+Rights are those that anybody needs to write there in any other way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from iceprod.errors import NotFoundError
+from iceprod.model.location import Location, parse_location
+from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.model.task import parse_task_id
+from iceprod.services.catalogue import Catalogue
+from iceprod.services.files import FileService
+from iceprod.services.origins import Origin, Origins
+from iceprod.services.uploads.values import About, Holder
+
+
+class QuotaCheck(Protocol):
+    """Whoever knows how much may be kept for whom; an empty name is nobody."""
+
+    async def check(
+        self, *, owner: str, group: str, dataset_id: str, more_bytes: int, more_files: int
+    ) -> None:
+        """Refuse what would be too much; raises `QuotaExceeded`."""
+        ...
+
+
+class Targets:
+    """The places that a file may be uploaded to."""
+
+    def __init__(
+        self, files: FileService, *, origins: Origins, catalogue: Catalogue, quotas: QuotaCheck
+    ) -> None:
+        self._files = files
+        self._origins = origins
+        self._catalogue = catalogue
+        self._quotas = quotas
+
+    async def admit(self, principal: Principal, target: str, *, size: int | None) -> Holder:
+        """Whose the file is going to be, once it is certain that the caller may put it there.
+
+        Raises:
+            NotFoundError, AccessDenied: the caller may not.
+            LeaseLost: the task's lease has ended.
+            InputError: there can be no such place.
+            TooLarge, Unavailable: it is over the limit, or there is no room.
+        """
+        self._files.check_size(size or 0)
+        if not target:
+            await self._files.check_lease(principal)
+            return await self._holder(principal)
+        if "://" in target:
+            origin = await self._origins.find(parse_location(target), principal, writing=True)
+            return Holder(origin.user, origin.group, origin.dataset_id)
+        await self._files.may_upload(principal, target, size=size)
+        dataset = await self._files.dataset_of(target)
+        if dataset is None:
+            return await self._holder(principal)
+        return Holder(dataset.owner, dataset.group, dataset.dataset_id)
+
+    async def _holder(self, principal: Principal) -> Holder:
+        """Whose the files are that are of no dataset by where they lie."""
+        if principal.kind is PrincipalKind.TASK:
+            try:
+                dataset = await self._catalogue.get(parse_task_id(principal.id)[0])
+            except NotFoundError:
+                return Holder("")
+            return Holder(dataset.owner, dataset.group, dataset.dataset_id)
+        if principal.kind is PrincipalKind.SITE:
+            return Holder(f"site:{principal.id}")
+        return Holder(principal.id)
+
+    async def check_quota(self, holder: Holder, *, more_bytes: int, more_of_dataset: int) -> None:
+        """Refuse what would be more than may be kept: for the user and the group, and for the dataset.
+
+        Raises:
+            QuotaExceeded: as it says.
+        """
+        await self._quotas.check(
+            owner=holder.user, group=holder.group, dataset_id="", more_bytes=more_bytes, more_files=1
+        )
+        if holder.dataset_id:
+            await self._quotas.check(
+                owner="", group="", dataset_id=holder.dataset_id, more_bytes=more_of_dataset, more_files=1
+            )
+
+    async def store(self, about: About, source: Path) -> None:
+        """Put a file that was checked into its place in a temp area.
+
+        Raises:
+            IceProdError: as of `FileService.adopt`.
+        """
+        digest = bytes.fromhex(about.sha256)
+        await self._files.adopt(about.principal, about.target, source, digest=digest)
+
+    async def origin(self, about: About) -> tuple[Location, Origin]:
+        """The origin that a file is to be forwarded to.
+
+        Raises:
+            IceProdError: as of `Origins.find`.
+        """
+        location = parse_location(about.target)
+        return location, await self._origins.find(location, about.principal, writing=True)
