@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from typing import Any
 
 from iceprod._version import __version__
 from iceprod.errors import Unavailable
-from iceprod.model.resources import NOTHING
+from iceprod.model.resources import NOTHING, Resources
 from iceprod.pilot import processes
+from iceprod.pilot.ahead import Ahead
 from iceprod.pilot.assignment import Assignment, Failure, Result, host
-from iceprod.pilot.client import Caller, RpcError
+from iceprod.pilot.client import Call, Caller, RpcError
 from iceprod.pilot.configs import Configs, Fetched
 from iceprod.pilot.keeper import Keeper
 from iceprod.pilot.leases import Held, Leases
@@ -60,6 +62,7 @@ class Agent:
     def __init__(self, settings: Settings, slots: Slots, *, keeper: Keeper, key: str) -> None:
         self._settings = settings
         self._slots = slots
+        self._ahead = Ahead(slots)
         self._keeper = keeper
         self._key = key
         self._claimer, self._control, self._reports = (
@@ -110,11 +113,22 @@ class Agent:
             self._reporter.add(report)
 
     def drain(self, reason: str) -> None:
-        """Ask for no more tasks; the running ones are finished."""
+        """Ask for no more tasks, and hand back those that wait; the running ones are finished."""
+        self._stop_asking(reason)
+        self._hand_back(reason)
+
+    def _stop_asking(self, reason: str) -> None:
         if not self._reason:
             self._reason = reason
             logger.warning("draining: %s", reason)
         self._changed.set()
+
+    def _hand_back(self, reason: str) -> None:
+        """Give up the tasks that were claimed ahead."""
+        for assignment in self._ahead.hand_back():
+            if assignment.lease_id in self._leases:
+                self._begun -= 1
+                self._release(assignment, reason)
 
     def _terminate(self) -> None:
         """Hand everything back, and go; on SIGTERM and SIGINT."""
@@ -146,7 +160,7 @@ class Agent:
                 "grid": self._settings.grid,
                 **host(),
                 "version": __version__,
-                "offer": self._slots.to_wire(),
+                "offer": self._slots.to_wire(self._slots.all()),
             },
             give_up=self._is_useless,
         )
@@ -158,16 +172,24 @@ class Agent:
         self._changed.clear()
         most = self._settings.most_tasks
         if most is not None and self._begun >= most:
-            self.drain(f"{most} tasks have been run")
+            self._stop_asking(f"no more than {most} tasks are to be run")
         elif not self._tasks and self._slots.is_out_of_time():
             self.drain("its time is over")
         elif not self._tasks and self._idle_s() >= self._settings.idle_s:
             self.drain(f"there was nothing to do for {self._settings.idle_s:g} s")
-        elif self._slots.may_claim():
+        elif self._has_room():
             return True
         else:
             await self._changed.wait()
         return False
+
+    def _has_room(self) -> bool:
+        room = self._room()
+        return room.cpu > 0 and room.memory > 0 and not self._slots.is_out_of_time()
+
+    def _room(self) -> Resources:
+        """What tasks may be asked for now."""
+        return self._ahead.room(runner.usage.wall_s() for runner in self._leases.runners())
 
     def _idle_s(self) -> float:
         return 0.0 if self._tasks else time.monotonic() - self._idle_since
@@ -179,28 +201,52 @@ class Agent:
 
     async def _claim(self) -> None:
         """Ask for tasks once, start what comes, and rest as long as the server asks."""
+        if self._reporter.is_sending:
+            answer = await self._claim_along()
+            if answer is not None:
+                self._take(answer)
+            return
         params = self._claim_params()
         answer = await self._claimer.insist(
             "pilot.claim", params, timeout_s=params["wait_s"] + 60.0, give_up=self._is_useless
         )
-        tasks = answer.get("tasks") or []
-        for raw in tasks:
-            self._begin(Assignment.from_wire(raw))
-        if answer.get("drain"):
-            self.drain("the site gives it no more tasks")
-        if not tasks and not self._reason:
+        self._take(answer)
+        if not answer.get("tasks") and not self._reason:
             rest_s = float(answer.get("retry_after_s") or 0.0)
             await self._rest(max(rest_s, 0.0 if params["wait_s"] > 0 else SHORT_POLL_S))
 
+    async def _claim_along(self) -> Any:
+        """The answer to a claim that went to the server together with reports; None if there was none."""
+
+        def call() -> Call:
+            return "pilot.claim", {**self._claim_params(), "wait_s": 0.0}
+
+        try:
+            return await self._reporter.along(call)
+        except Unavailable:
+            return None
+        except RpcError as exc:
+            if not exc.may_retry:
+                raise
+            return None
+
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        """Start the tasks that a claim has brought, or keep them until there is room."""
+        for raw in answer.get("tasks") or ():
+            self._keep(Assignment.from_wire(raw))
+        self._begin()
+        if answer.get("drain"):
+            self.drain("the site gives it no more tasks")
+
     def _claim_params(self) -> dict[str, Any]:
-        free = self._slots.free()
-        most = max(1, min(MOST_PER_CLAIM, int(free.cpu)))
+        room = self._room()
+        most = max(1, min(MOST_PER_CLAIM, int(room.cpu)))
         if self._settings.most_tasks is not None:
             most = min(most, self._settings.most_tasks - self._begun)
         left_s = max(0.0, self._settings.idle_s - self._idle_s())
         wait_s = SHORT_POLL_S if self._tasks else min(LONGEST_POLL_S, left_s)
         return {
-            "offer": self._slots.to_wire(),
+            "offer": self._slots.to_wire(room),
             "max_tasks": most,
             "wait_s": round(wait_s, 3),
             "held": self._leases.ids(),
@@ -213,18 +259,25 @@ class Agent:
             async with asyncio.timeout(limit_s):
                 await self._changed.wait()
 
-    def _begin(self, assignment: Assignment) -> None:
+    def _keep(self, assignment: Assignment) -> None:
         if assignment.lease_id in self._leases:
             return
         self._leases.add(assignment)
-        gpus = self._slots.take(assignment.resources)
-        if gpus is None:
-            self._release(assignment, "it does not fit into what is free here")
+        if self._reason or not self._ahead.add(assignment):
+            self._release(assignment, self._reason or "it does not fit into what there is here")
             return
         self._begun += 1
-        task = asyncio.create_task(self._attempt(assignment, gpus))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+    def _begin(self) -> None:
+        """Start what waits, as far as there is room."""
+        while (found := self._ahead.next()) is not None:
+            assignment, gpus = found
+            if assignment.lease_id not in self._leases:  # lost while it waited
+                self._slots.give_back(assignment.resources, gpus)
+                continue
+            task = asyncio.create_task(self._attempt(assignment, gpus))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _attempt(self, assignment: Assignment, gpus: list[str]) -> None:
         """One attempt from its start to its report."""
@@ -240,6 +293,7 @@ class Agent:
         if runner is not None:
             await self._clean(runner)
         self._slots.give_back(assignment.resources, gpus)
+        self._begin()
         self._idle_since = time.monotonic()
         self._tasks.discard(asyncio.current_task())
         self._changed.set()
@@ -283,6 +337,7 @@ class Agent:
             self._release(assignment, self._reason or "it was stopped")
             return
         self._reporter.add(Report.of(assignment, result))
+        self._ahead.ended(result.time_used_s if result.failure is None else math.inf)
         if result.failure is None:
             self._failures = 0
         elif result.time_used_s < QUICK_S:
@@ -307,6 +362,8 @@ class Agent:
         """Measure all running tasks, and end whatever belongs to none of them."""
         while True:
             await asyncio.sleep(SAMPLE_S)
+            if self._ahead.is_overdue():
+                self._hand_back("what runs here takes longer than expected")
             orphans, runners = processes.adopted(), self._leases.runners()
             if not (orphans or runners):
                 continue

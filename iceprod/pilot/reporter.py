@@ -85,6 +85,7 @@ class Reporter:
     """Sends reports one batch at a time; what comes in meanwhile makes the next batch.
 
     ``settled`` is told of each lease about which the server has nothing more to learn.
+    A claim may go along with a batch: whoever has something to report has room again.
     """
 
     def __init__(self, caller: Caller, journal: Journal, settled: Callable[[str], None]) -> None:
@@ -93,6 +94,8 @@ class Reporter:
         self._settled = settled
         self._waiting: list[Report] = []
         self._sending: list[Report] = []
+        self._failures = 0
+        self._rider: tuple[Callable[[], Call], asyncio.Future[Any]] | None = None
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -108,28 +111,61 @@ class Reporter:
         self._waiting = [report for report in self._waiting if report.lease_id != lease_id]
         self._journal.forget(lease_id)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether there are reports, and the server takes them."""
+        return not self._idle.is_set() and not self._failures
+
+    async def along(self, call: Callable[[], Call]) -> Any:
+        """The result of ``call()``, which is made and sent with the next batch; None if there is none.
+
+        One at a time may go along.
+
+        Raises:
+            RpcError: the server answered with an error.
+            Unavailable: no proper answer came.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._rider = (call, future)
+        return await future
+
     async def run(self) -> None:
         """Send for ever."""
-        failures = 0
         while True:
             await self._news.wait()
             group = self._sending = self._next_group()
             pause_s = 0.0
             try:
                 if group:  # what there was may have been dropped meanwhile
-                    pause_s = self._judge(group, await self._caller.batch(_calls(group)))
-                    failures = failures + 1 if pause_s else 0
+                    pause_s = self._judge(group, await self._send(_calls(group)))
+                    self._failures = self._failures + 1 if pause_s else 0
             except Unavailable as exc:
                 logger.warning("could not report: %s", exc)
-                pause_s = back_off_s(failures)
-                failures += 1
+                pause_s = back_off_s(self._failures)
+                self._failures += 1
                 self._put_back(group)
             self._sending = []
+            if self._rider is not None and (pause_s or not self._waiting):
+                _settle(self._rider[1], None)
+                self._rider = None
             if not self._waiting:
                 self._news.clear()
                 self._idle.set()
             elif pause_s:
                 await asyncio.sleep(pause_s)
+
+    async def _send(self, calls: list[Call]) -> list[Any]:
+        """The answers to ``calls``, and to whoever rides along its own."""
+        if self._rider is None:
+            return await self._caller.batch(calls)
+        (call, future), self._rider = self._rider, None
+        try:
+            *answers, answer = await self._caller.batch([*calls, call()])
+        except Unavailable as exc:
+            _settle(future, exc)
+            raise
+        _settle(future, answer)
+        return answers
 
     async def flushed(self) -> None:
         """Wait until everything is sent."""
@@ -179,3 +215,12 @@ class Reporter:
 
 def _calls(group: Sequence[Report]) -> list[Call]:
     return [call for report in group for call in report.calls]
+
+
+def _settle(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():  # nobody waits for it any more
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

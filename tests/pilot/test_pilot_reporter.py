@@ -4,19 +4,29 @@ import asyncio
 
 import pytest
 
+from iceprod.errors import Unavailable
+from iceprod.pilot.client import RpcError
 from iceprod.pilot.reporter import Journal, Report, Reporter
 
 
 class Server:
-    """Takes batches of calls, and remembers them."""
+    """Takes batches of calls, and remembers them; `fault` is raised at the next one."""
 
     def __init__(self):
         self.batches = []
+        self.fault = None
+        self.answers = {}
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def batch(self, calls):
         assert calls
         self.batches.append(calls)
-        return [{} for _ in calls]
+        await self.may_answer.wait()
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        return [self.answers.get(method, {}) for method, _ in calls]
 
 
 @pytest.fixture
@@ -52,3 +62,79 @@ async def test_a_report_that_is_dropped_before_it_was_sent_stops_no_other(report
 
     assert settled == ["held"]
     assert server.batches == [[("pilot.finish", {"lease_id": "held"})]]
+
+
+CLAIM = ("pilot.claim", {"wait_s": 0})
+
+
+def finish(lease_id):
+    return ("pilot.finish", {"lease_id": lease_id})
+
+
+async def test_a_claim_goes_along_with_the_next_batch(reporter, server, settled):
+    server.may_answer.clear()
+    server.answers["pilot.claim"] = {"tasks": [1]}
+    reporter.add(report("a"))
+    await asyncio.sleep(0)
+    asked = asyncio.create_task(reporter.along(lambda: CLAIM))
+    await asyncio.sleep(0)
+    reporter.add(report("b"))
+    assert reporter.is_sending
+    server.may_answer.set()
+    async with asyncio.timeout(5):
+        assert await asked == {"tasks": [1]}
+        await reporter.flushed()
+    assert server.batches == [[finish("a")], [finish("b"), CLAIM]]
+    assert settled == ["a", "b"]
+    assert not reporter.is_sending
+
+
+async def test_a_claim_for_which_no_batch_follows_is_given_back(reporter, server):
+    server.may_answer.clear()
+    reporter.add(report("a"))
+    await asyncio.sleep(0)
+    asked = asyncio.create_task(reporter.along(lambda: CLAIM))
+    await asyncio.sleep(0)
+    server.may_answer.set()
+    async with asyncio.timeout(5):
+        assert await asked is None
+    assert server.batches == [[finish("a")]]
+
+
+@pytest.mark.expects_logs
+@pytest.mark.parametrize("fault", [Unavailable("away"), RpcError({"data": {"code": "access_denied"}})])
+async def test_what_becomes_of_a_claim_is_told(reporter, server, settled, fault):
+    if isinstance(fault, Unavailable):
+        server.fault = fault
+    else:
+        server.answers["pilot.claim"] = fault
+    asked = asyncio.create_task(reporter.along(lambda: CLAIM))
+    await asyncio.sleep(0)
+    reporter.add(report("a"))
+    async with asyncio.timeout(5):
+        with pytest.raises(type(fault)):
+            await asked
+        await reporter.flushed()
+    assert settled == ["a"]
+
+
+@pytest.mark.expects_logs
+async def test_no_claim_goes_along_while_the_server_is_away(reporter, server):
+    server.fault = Unavailable("away")
+    reporter.add(report("a"))
+    async with asyncio.timeout(5):
+        while not server.batches or server.fault:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not reporter.is_sending
+        await reporter.flushed()
+
+
+async def test_who_asks_and_goes_away_harms_no_report(reporter, server, settled):
+    asked = asyncio.create_task(reporter.along(lambda: CLAIM))
+    await asyncio.sleep(0)
+    asked.cancel()
+    reporter.add(report("a"))
+    async with asyncio.timeout(5):
+        await reporter.flushed()
+    assert settled == ["a"]
