@@ -53,10 +53,16 @@ class Threads:
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """The settings: how long an upload may rest, and how large a file may be."""
+    """The settings.
+
+    How long an upload may rest, how large a file may be, how many a user may have open, and
+    how much of the disk stays free.
+    """
 
     expire_s: float
     max_bytes: int
+    most_open: int = 1000
+    keep_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

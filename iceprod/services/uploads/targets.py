@@ -28,6 +28,15 @@ class QuotaCheck(Protocol):
         ...
 
 
+class NoQuotas:
+    """As much as anybody likes."""
+
+    async def check(
+        self, *, owner: str, group: str, dataset_id: str, more_bytes: int, more_files: int
+    ) -> None:
+        """Refuse nothing."""
+
+
 class Targets:
     """The places that a file may be uploaded to."""
 

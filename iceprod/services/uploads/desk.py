@@ -1,0 +1,63 @@
+"""Everything about uploads, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from iceprod.clock import Clock
+from iceprod.services.catalogue import Catalogue
+from iceprod.services.files import FileService
+from iceprod.services.origins import Origins
+from iceprod.services.transfers import Transfers
+from iceprod.services.uploads.ending import Ending
+from iceprod.services.uploads.joining import Joining
+from iceprod.services.uploads.keeper import UploadKeeper
+from iceprod.services.uploads.one_time import OneTime
+from iceprod.services.uploads.service import Threads, UploadLimits, UploadService
+from iceprod.services.uploads.shelf import Shelf
+from iceprod.services.uploads.targets import QuotaCheck, Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """What there is: uploads that come in parts, in one piece to a one-time path, and of pieces."""
+
+    service: UploadService
+    one_time: OneTime
+    joining: Joining
+    keeper: UploadKeeper
+
+
+def make_uploads(
+    root: Path,
+    *,
+    files: FileService,
+    origins: Origins,
+    catalogue: Catalogue,
+    quotas: QuotaCheck,
+    transfers: Transfers,
+    clock: Clock,
+    limits: UploadLimits,
+) -> Uploads:
+    """Uploads below the directory ``root``."""
+    run = Threads()
+    targets = Targets(files, origins=origins, catalogue=catalogue, quotas=quotas)
+    ending = Ending(
+        run=run,
+        clock=clock,
+        targets=targets,
+        origins=origins,
+        transfers=transfers,
+        expire_s=limits.expire_s,
+    )
+    service = UploadService(
+        Shelf(root, keep_free_bytes=limits.keep_free_bytes, most=limits.most_open),
+        targets,
+        ending=ending,
+        run=run,
+        transfers=transfers,
+        clock=clock,
+        limits=limits,
+    )
+    return Uploads(service, OneTime(service), Joining(service), UploadKeeper(service))
