@@ -92,6 +92,8 @@ def check(settings: Settings, *, repair: bool, force: bool, as_json: bool) -> in
     _print_sums(found.content.sums)
     for drift in found.repaired:
         note(f"corrected: dataset {drift.dataset_id}: {drift.what} was {drift.stored}, is {drift.counted}")
+    if found.recounted:
+        note(f"corrected: what is kept of files, of {found.recounted} users, groups or datasets")
     for problem in _problems(found):
         note(f"wrong: {problem}")
     note(f"{place.name} is {'sound' if found.is_sound else 'not sound'}")
@@ -159,4 +161,5 @@ def _checked(place: Place, found: CheckedStore) -> dict[str, Any]:
             {"dataset_id": d.dataset_id, "what": d.what, "stored": d.stored, "counted": d.counted}
             for d in found.repaired
         ],
+        "recounted": found.recounted,
     }

@@ -170,12 +170,16 @@ async def copy(source: Place, target: Place, *, progress: Progress, force: bool,
 
 @dataclass(frozen=True, slots=True)
 class CheckedStore:
-    """What a look through a store found; ``repaired`` are the counters that were put right."""
+    """What a look through a store found; ``repaired`` are the counters that were put right.
+
+    ``recounted`` is how many of those of what users, groups and datasets keep were.
+    """
 
     content: Checked
     damage: tuple[str, ...]
     repaired: tuple[Drift, ...]
     unfinished: bool
+    recounted: int = 0
 
     @property
     def is_sound(self) -> bool:
@@ -193,10 +197,11 @@ async def check(place: Place, *, progress: Progress, force: bool, repair: bool) 
     check_exists(place)
     async with alone(place, force=force) as store:
         repaired = await _recount(store) if repair else []
+        recounted = await store.files.recount() if repair else 0
         damage = await store.check()
         content = await checking.check(store.archive, progress=progress)
         unfinished = await store.archive.mark() is not None
-        return CheckedStore(content, tuple(damage), tuple(repaired), unfinished)
+        return CheckedStore(content, tuple(damage), tuple(repaired), unfinished, recounted)
 
 
 async def _recount(store: Store) -> list[Drift]:

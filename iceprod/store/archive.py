@@ -7,12 +7,13 @@ makes them anew.  Two stores with equal records are the same to every service.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.job import Job
 from iceprod.model.pilot import Pilot
 from iceprod.model.task import Attempt, Task
@@ -47,6 +48,30 @@ class Kind(StrEnum):
     LOG = "log"  # number, job index, task index, attempt, name
     AUDIT = "audit"  # to be read: what the store orders them by; to be written: 1, 2, 3, …
     VALUE = "value"  # name
+    FILE = "file"  # dataset id, name
+    USAGE = "usage"  # day and flow in one text: `store.holdings.usage_place`
+    QUOTA = "quota"  # kind, holder
+    CREDENTIAL = "credential"  # user, origin
+
+
+NAMES: Mapping[Kind, str] = {
+    Kind.DATASET: "datasets",
+    Kind.CONFIG: "configs",
+    Kind.CLASS: "classes",
+    Kind.JOB: "jobs",
+    Kind.ATTEMPT: "attempts",
+    Kind.PILOT: "pilots",
+    Kind.USER: "users",
+    Kind.TOKEN: "tokens",
+    Kind.LOG: "logs",
+    Kind.AUDIT: "audit",
+    Kind.VALUE: "vals",
+    Kind.FILE: "files",
+    Kind.USAGE: "usage",
+    Kind.QUOTA: "quotas",
+    Kind.CREDENTIAL: "credentials",
+}
+"""What the table or the collection of a kind is called, in every store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +123,10 @@ Value = (
     | LogRecord
     | AuditEntry
     | ValueRecord
+    | FileRecord
+    | Usage
+    | Quota
+    | OriginCredential
 )
 
 

@@ -32,6 +32,7 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Attempt, Move, Moved, Task
 from iceprod.model.user import Token, User
+from iceprod.store.files import FileStore
 from iceprod.store.sharing import Hold, Message, Sharing
 
 if TYPE_CHECKING:
@@ -410,7 +411,7 @@ class ValueRepository(ABC):
         """Keep a document unless there is one; returns the one kept."""
 
 
-class Store(ABC):
+class Store(FileStore, ABC):
     """A datastore: opened once per process, shared by all services.
 
     ``archive`` is the whole content, for copying; ``sharing`` is None for a store that only

@@ -15,6 +15,7 @@ import msgspec
 
 from iceprod.errors import FormatError
 from iceprod.model.dataset import Dataset
+from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.pilot import Pilot
 from iceprod.model.task import Attempt
 from iceprod.model.user import Token, User
@@ -33,6 +34,10 @@ TYPES: Mapping[Kind, type[Any]] = {
     Kind.LOG: LogRecord,
     Kind.AUDIT: AuditEntry,
     Kind.VALUE: ValueRecord,
+    Kind.FILE: FileRecord,
+    Kind.USAGE: Usage,
+    Kind.QUOTA: Quota,
+    Kind.CREDENTIAL: OriginCredential,
 }
 
 _encoder = msgspec.json.Encoder(order="deterministic")

@@ -75,6 +75,7 @@ class _Look:
         self._datasets: dict[int, _Known] = {}
         self._classes: set[int] = set()
         self._users: set[str] = set()
+        self._ids: set[str] = set()
         self._at: Mapping[Kind, Callable[[Record], None]] = {
             Kind.DATASET: self._dataset,
             Kind.CONFIG: self._config,
@@ -84,6 +85,8 @@ class _Look:
             Kind.USER: self._user,
             Kind.TOKEN: self._token,
             Kind.LOG: self._of_task,
+            Kind.FILE: self._file,
+            Kind.CREDENTIAL: self._credential,
         }
 
     def tell(self, problem: str) -> None:
@@ -104,9 +107,7 @@ class _Look:
             if kind is Kind.CONFIG and dataset.config_version not in known.configs:
                 self.tell(f"dataset {number} has no configuration {dataset.config_version}")
             if kind is Kind.JOB and known.jobs != dataset.jobs_made:
-                self.tell(
-                    f"dataset {number} has {known.jobs} jobs, not {dataset.jobs_made} as it says"
-                )
+                self.tell(f"dataset {number} has {known.jobs} jobs, not {dataset.jobs_made} as it says")
 
     def _dataset(self, record: Record) -> None:
         self._datasets[int(record.key[0])] = _Known(cast(Dataset, record.value))
@@ -150,6 +151,17 @@ class _Look:
         token = cast(Token, record.value)
         if token.kind in _PEOPLE and token.subject not in self._users:
             self.tell(f"a token is of the user {token.subject!r}, who does not exist")
+
+    def _file(self, record: Record) -> None:
+        if not self._ids:
+            self._ids = {"", *(known.dataset.dataset_id for known in self._datasets.values())}
+        if record.key[0] not in self._ids:
+            self.tell(f"file {_place(record)} is of a dataset that does not exist")
+
+    def _credential(self, record: Record) -> None:
+        user, origin = record.key
+        if user and user not in self._users:
+            self.tell(f"a credential for {origin} is of the user {user!r}, who does not exist")
 
 
 def _place(record: Record) -> str:

@@ -28,6 +28,21 @@ class FileFilter:
     sha256: str | None = None
     visible_to: tuple[str, frozenset[str]] | None = None
 
+    def runs(self) -> list[dict[str, str | int]]:
+        """Which values fields must have; a file is meant that has all of any of them.
+
+        Each is a run of an index, ordered by name and dataset, so that lists are made by
+        merging and nothing has to be sorted.
+        """
+        equal: dict[str, str | int] = {}
+        for field in ("dataset_id", "job_index", "task_index", "sha256"):
+            if (value := getattr(self, field)) is not None:
+                equal[field] = value
+        if self.visible_to is None:
+            return [equal]
+        user, groups = self.visible_to
+        return [{**equal, "owner": user}, *({**equal, "group": group} for group in sorted(groups))]
+
 
 @dataclass(frozen=True, slots=True)
 class UsageFilter:
@@ -55,7 +70,7 @@ class FileRepository(ABC):
 
     @abstractmethod
     async def select(self, wanted: FileFilter, page: Page) -> Slice[FileRecord]:
-        """Files by dataset and name."""
+        """Files by name, those of the same name by dataset."""
 
     @abstractmethod
     async def add_replica(self, dataset_id: str, name: str, replica: Replica) -> bool:
@@ -124,3 +139,11 @@ class CredentialRepository(ABC):
     @abstractmethod
     async def delete(self, origin: str, user: str) -> bool:
         """Forget a secret; whether there was one."""
+
+
+class FileStore:
+    """The part of a store that is about files."""
+
+    files: FileRepository
+    usage: UsageRepository
+    credentials: CredentialRepository

@@ -10,12 +10,13 @@ from iceprod.errors import StoreUnavailable
 from iceprod.store.mongo.client import Database
 from iceprod.store.mongo.context import Context
 from iceprod.store.mongo.datasets import MongoDatasets
+from iceprod.store.mongo.files import MongoFiles
 from iceprod.store.mongo.jobs import MongoJobs
 from iceprod.store.mongo.tasks import MongoTasks
 
 _WRITES = ("insert", "insert_missing", "put", "replace", "update", "update_many", "change", "delete", "bulk")
 _MANY = ("insert_missing", "bulk")
-_COLLECTIONS = ("datasets", "configs", "classes", "jobs", "attempts", "sequences")
+_COLLECTIONS = ("datasets", "configs", "classes", "jobs", "attempts", "sequences", "files", "stored")
 
 
 class Crash(BaseException):
@@ -157,3 +158,4 @@ class Process:
         self.datasets = MongoDatasets(self.context)
         self.jobs = MongoJobs(self.context)
         self.tasks = MongoTasks(self.context)
+        self.files = MongoFiles(self.context)

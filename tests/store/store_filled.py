@@ -6,6 +6,7 @@ import zlib
 
 from store_samples import CHAIN, claim, finish, make, make_jobs, move
 
+from iceprod.model.file import Direction, FileRecord, Flow, OriginCredential, Quota, Replica, Usage
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.pilot import Pilot, PilotStatus
 from iceprod.model.principal import PrincipalKind
@@ -24,6 +25,7 @@ async def fill(store: Store) -> None:
     await _datasets(store)
     await _work(store)
     await _records(store)
+    await _files(store)
 
 
 async def _datasets(store: Store) -> None:
@@ -132,6 +134,34 @@ async def _records(store: Store) -> None:
         await store.audit.add(AuditEntry(float(i), "ada", "suspend", f"d{i % 2}", {"n": i, "x": ["µ", None]}))
     await store.values.put("usage", '{"a": 1}', fence=3)
     await store.values.put("key", "secret")
+
+
+async def _files(store: Store) -> None:
+    places = (Replica("gsiftp://x.org/a", "north", 3.5), Replica("/files/a", "", 4))
+    await store.files.put(
+        [
+            FileRecord(
+                "first", "job_temp/0/µ.npz", 17, {"sha256": "ab", "md5": "c.d"}, "ada", "ice", 5, 0, 2, places
+            ),
+            FileRecord("first", "job_temp/0/a", 0, {"sha256": "00"}, "ada", "ice", 6.5),
+            FileRecord("second", "a", 1 << 40, {"sha256": "ab"}, "Émile", "users", 7.25, 2, 1, places[:1]),
+            FileRecord("", "site_temp/table", 3, {"sha256": "11"}, "", "", 8.0),
+        ]
+    )
+    flow = Flow("ada", Direction.OUT, "proxy", "ice", "first", "tape", "north")
+    await store.usage.add([Usage("2026-01-02", flow, 1 << 50, 7), Usage("2026-01-03", flow, 5, 1)])
+    await store.usage.add([Usage("2026-01-03", Flow("Émile", Direction.IN, "upload"), 6, 1)])
+    for quota in (
+        Quota("user", "", 100, None),
+        Quota("user", "ada", None, 5),
+        Quota("group", "ice", 1 << 60, 0),
+    ):
+        await store.usage.set_quota(quota)
+    for origin, user, sealed in (("tape", "", b"\0\xff"), ("tape", "ada", b"x"), ("disk", "ada", b"")):
+        expires_at = 9.5 if user else None
+        await store.credentials.put(
+            OriginCredential(origin, user, "token", sealed, 3.0, expires_at, "note" * bool(user))
+        )
 
 
 async def more_jobs(store: Store, jobs: int) -> None:

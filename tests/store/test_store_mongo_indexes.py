@@ -11,12 +11,15 @@ import pytest
 from mongo_queries import Query, Recorder, explained_scans, is_served, queries
 from store_samples import CHAIN, claim, finish, make, move
 
+from iceprod.model.file import Direction, FileRecord, Flow, OriginCredential, Quota, Replica, Usage
 from iceprod.model.lifecycle import JobStatus, TaskEvent, TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.pilot import PilotStatus
 from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
+from iceprod.store import cursors
 from iceprod.store.base import DatasetFilter, Store, TaskClass, TaskFilter
+from iceprod.store.files import FileFilter, UsageFilter
 from iceprod.store.mongo import MongoStore
 from iceprod.store.mongo.migrations import indexes
 
@@ -87,7 +90,9 @@ async def test_every_query_has_its_index_and_every_index_its_query(mongo_url: st
         for query in recorder.queries
         for name in [*query.where, *(key for branch in query.where.get("$or", ()) for key in branch)]
     }
-    for collection in ("datasets", "jobs", "attempts", "classes"):
+    for collection in (
+        "datasets", "jobs", "attempts", "classes", "files", "stored", "usage", "quotas", "credentials",
+    ):  # fmt: skip
         for index in indexes()[collection]:
             assert (collection, next(iter(index.document["key"]))) in asked
 
@@ -135,3 +140,48 @@ async def _ask_everything(store: Store) -> None:
     await store.accounts.drop_expired_tokens(5.0)
     await store.audit.select("d", Page())
     await store.logs.of_task("d-0-0")
+    await ask_of_files(store)
+
+
+async def ask_of_files(store: Store) -> None:
+    """Each question of the port that asks for files, usage, quotas or credentials."""
+    await store.files.put([FileRecord("d", "a/b", 5, {"sha256": "ab"}, "ada", "ice", 1.0, 0, 0)])
+    for wanted in FILTERS:
+        for cursor in (None, cursors.encode("a", "d")):
+            await store.files.select(wanted, Page(cursor=cursor))
+    await store.files.add_replica("d", "a/b", Replica("u", "", 1.0))
+    await store.files.drop_replica("d", "a/b", "u")
+    await store.files.delete("d", ["a/b"])
+    await store.files.stored("user", "ada")
+    await store.files.holders("user", Page())
+    await store.files.recount()
+    day = "2026-01-01"
+    await store.usage.add([Usage(day, Flow("ada", Direction.IN, "proxy"), 1, 1)])
+    for asked in (
+        UsageFilter(),
+        UsageFilter(since=day),
+        UsageFilter(until=day, user="ada"),
+        UsageFilter(dataset_id="d"),
+    ):
+        await store.usage.select(asked, Page())
+    await store.usage.set_quota(Quota("user", "", 5))
+    await store.usage.quotas()
+    await store.credentials.put(OriginCredential("o", "ada", "token", b"", 1.0))
+    await store.credentials.get("o", "ada")
+    await store.credentials.of_user("ada")
+    await store.credentials.expiring(5.0, 5)
+    await store.credentials.delete("o", "ada")
+
+
+FILTERS = (
+    FileFilter(),
+    FileFilter(prefix="a"),
+    FileFilter(dataset_id="d"),
+    FileFilter(dataset_id="d", prefix="a"),
+    FileFilter(dataset_id="d", job_index=0),
+    FileFilter(dataset_id="d", task_index=0),
+    FileFilter(dataset_id="d", job_index=0, task_index=0),
+    FileFilter(sha256="ab"),
+    FileFilter(prefix="a", visible_to=("ada", frozenset({"ice", "users"}))),
+    FileFilter(dataset_id="d", visible_to=("ada", frozenset())),
+)

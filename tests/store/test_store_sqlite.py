@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 import test_store_contract
+import test_store_files
 import test_store_records
 from store_samples import CHAIN, claim, finish, make, run
 
 from iceprod.errors import ConfigError, QueryError, StoreUnavailable
+from iceprod.model.file import FileRecord
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.task import Ended, Move, Outcome
 from iceprod.store.base import LogInfo
@@ -369,12 +371,35 @@ async def test_drift_is_told_and_corrected(store: SqliteStore):
     assert last.job == "complete"
 
 
+async def test_wrong_counters_of_files_are_told_and_corrected(store: SqliteStore):
+    await store.files.put([FileRecord("d", name, 5, {"sha256": "a"}, "ada", "ice", 1.0) for name in "abc"])
+
+    def damage(transaction: SqliteTransaction) -> None:
+        transaction.connection.execute("UPDATE stored SET bytes = 99 WHERE kind = 'user'")
+        transaction.connection.execute("DELETE FROM stored WHERE kind = 'group'")
+        transaction.connection.execute("INSERT INTO stored VALUES ('user', 'eve', 1, 1)")
+
+    await store._writer.run(damage)
+
+    assert await store.check() == [
+        "group ice: stored is 0 bytes in 0 files, counted 15 in 3",
+        "user ada: stored is 99 bytes in 3 files, counted 15 in 3",
+        "user eve: stored is 1 bytes in 1 files, counted 0 in 0",
+    ]
+    assert await store.files.recount() == 3
+    assert await store.check() == []
+    assert await store.files.recount() == 0
+
+
 # -- indexes ----------------------------------------------------------------------------------------
 
 WHOLE_TABLES_ON_PURPOSE = (
     "GROUP BY class_id",  # ready counts: only the index of what is waiting, at start and for explanations
     "SELECT number FROM datasets ORDER BY number",  # check: looks at everything
     "SELECT count(*) FROM tasks WHERE NOT EXISTS",  # check, too
+    "sum(size_bytes), count(*) FROM files",  # check, and counting anew: by a reader
+    "SELECT kind, holder, bytes, files FROM stored",  # the same
+    "FROM quotas",  # a few that people have set
     "sqlite_schema",  # the dozen of tables themselves
 )
 
@@ -409,7 +434,8 @@ async def _statements_of_the_contract(folder: Path, monkeypatch: pytest.MonkeyPa
             return connection
 
         monkeypatch.setattr(schema, name, traced)
-    tests = [*vars(test_store_contract).items(), *vars(test_store_records).items()]
+    contracts = (test_store_contract, test_store_files, test_store_records)
+    tests = [named for contract in contracts for named in vars(contract).items()]
     plain = [
         test
         for name, test in tests

@@ -8,12 +8,14 @@ from typing import Final, cast
 
 from iceprod import ids
 from iceprod.model.dataset import Dataset
+from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.pilot import Pilot
 from iceprod.model.task import Attempt
 from iceprod.model.user import Token, User
 from iceprod.store.archive import (
     COPY_MARK,
     IDENTITY,
+    NAMES,
     Archive,
     ConfigRecord,
     JobRecord,
@@ -29,6 +31,7 @@ from iceprod.store.mongo.accounts import token_document, user_document
 from iceprod.store.mongo.audit import audit_document
 from iceprod.store.mongo.client import Database, Document
 from iceprod.store.mongo.context import Context
+from iceprod.store.mongo.credentials import credential_document
 from iceprod.store.mongo.documents import (
     attempt_document,
     class_document,
@@ -38,10 +41,13 @@ from iceprod.store.mongo.documents import (
     task_document,
     task_key,
 )
+from iceprod.store.mongo.files import file_document
 from iceprod.store.mongo.logs import log_document
 from iceprod.store.mongo.pilots import pilot_document
 from iceprod.store.mongo.recount import fill_counters
 from iceprod.store.mongo.states import States
+from iceprod.store.mongo.stored import fill_stored
+from iceprod.store.mongo.usage import quota_document, usage_document
 
 _GRAPH_VERSION: Final = 1
 """That of a dataset as it is written first; all its jobs are in line with it."""
@@ -70,7 +76,7 @@ class MongoArchive(Archive):
     async def write(self, kind: Kind, records: Sequence[Record]) -> None:
         """See the port."""
         form = _FORMS[kind]
-        collection = self._database.collection(archive_read.COLLECTIONS[kind])
+        collection = self._database.collection(NAMES[kind])
         await collection.put_all([form(record) for record in records])
 
     async def finish(self) -> None:
@@ -86,14 +92,16 @@ class MongoArchive(Archive):
         async for part in archive_read.numbers(self._database, 0):
             for dataset in part:
                 await fill_counters(context, dataset["_id"], needed_by=sorted(needed_by[dataset["_id"]]))
+        await fill_stored(context)
         self._forget()
 
     async def clear(self) -> None:
         """See the port."""
         for kind in reversed(Kind):
-            collection = self._database.collection(archive_read.COLLECTIONS[kind])
+            collection = self._database.collection(NAMES[kind])
             await collection.delete(archive_read.CONTENT.get(kind, {}))
         await self._context.sequences.delete({})
+        await self._context.stored.delete({})
         self._forget()
 
     async def mark(self) -> str | None:
@@ -105,7 +113,7 @@ class MongoArchive(Archive):
         if text is not None:
             await self._values.put(COPY_MARK, text)
         else:
-            await self._database.collection(archive_read.COLLECTIONS[Kind.VALUE]).delete({"_id": COPY_MARK})
+            await self._database.collection(NAMES[Kind.VALUE]).delete({"_id": COPY_MARK})
 
     def _forget(self) -> None:
         """What was remembered of datasets is no longer so."""
@@ -163,6 +171,22 @@ def _value(record: Record) -> Document:
     return {"_id": value.name, "text": value.text, "fence": 0}
 
 
+def _file(record: Record) -> Document:
+    return file_document(cast(FileRecord, record.value), revision="copied")
+
+
+def _usage(record: Record) -> Document:
+    return usage_document(cast(Usage, record.value))
+
+
+def _quota(record: Record) -> Document:
+    return quota_document(cast(Quota, record.value))
+
+
+def _credential(record: Record) -> Document:
+    return credential_document(cast(OriginCredential, record.value))
+
+
 _FORMS: Final[Mapping[Kind, Callable[[Record], Document]]] = {
     Kind.DATASET: _dataset,
     Kind.CONFIG: _config,
@@ -175,4 +199,8 @@ _FORMS: Final[Mapping[Kind, Callable[[Record], Document]]] = {
     Kind.LOG: _log,
     Kind.AUDIT: _audit,
     Kind.VALUE: _value,
+    Kind.FILE: _file,
+    Kind.USAGE: _usage,
+    Kind.QUOTA: _quota,
+    Kind.CREDENTIAL: _credential,
 }

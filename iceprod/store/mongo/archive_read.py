@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from typing import Final, TypeVar
 
 from iceprod.store.archive import (
+    NAMES,
     OWN_VALUES,
     ConfigRecord,
     JobRecord,
@@ -20,6 +21,7 @@ from iceprod.store.archive import (
 from iceprod.store.mongo.accounts import token_of, user_of
 from iceprod.store.mongo.audit import entry_of
 from iceprod.store.mongo.client import ASCENDING, Collection, Database, Document
+from iceprod.store.mongo.credentials import credential_of
 from iceprod.store.mongo.documents import (
     DATASET_FIELDS,
     JOB_BITS,
@@ -33,23 +35,12 @@ from iceprod.store.mongo.documents import (
     task_key,
     tasks_of,
 )
+from iceprod.store.mongo.files import file_of
 from iceprod.store.mongo.logs import info_of
 from iceprod.store.mongo.pilots import pilot_of
 from iceprod.store.mongo.places import places
+from iceprod.store.mongo.usage import quota_of, used
 
-COLLECTIONS: Final[Mapping[Kind, str]] = {
-    Kind.DATASET: "datasets",
-    Kind.CONFIG: "configs",
-    Kind.CLASS: "classes",
-    Kind.JOB: "jobs",
-    Kind.ATTEMPT: "attempts",
-    Kind.PILOT: "pilots",
-    Kind.USER: "users",
-    Kind.TOKEN: "tokens",
-    Kind.LOG: "logs",
-    Kind.AUDIT: "audit",
-    Kind.VALUE: "vals",
-}
 CONTENT: Final[Mapping[Kind, Document]] = {Kind.VALUE: {"_id": {"$nin": sorted(OWN_VALUES)}}}
 """Which documents are content; all where nothing is said."""
 _BATCH: Final = 50
@@ -67,7 +58,7 @@ async def read(database: Database, kind: Kind, after: Key | None, limit: int) ->
 
 async def count(database: Database, kind: Kind) -> int:
     """See `Records.count`."""
-    return await database.collection(COLLECTIONS[kind]).count(CONTENT.get(kind, {}))
+    return await database.collection(NAMES[kind]).count(CONTENT.get(kind, {}))
 
 
 async def numbers(
@@ -198,28 +189,50 @@ async def _values(database: Database, after: Key | None, limit: int) -> list[Rec
     return await _named(database, Kind.VALUE, value, after, limit)
 
 
+async def _files(database: Database, after: Key | None, limit: int) -> list[Record]:
+    found = await _following(database.collection("files"), ("dataset_id", "name"), after, limit, first="")
+    return [Record((d["dataset_id"], d["name"]), file_of(d)) for d in found]
+
+
+async def _usage(database: Database, after: Key | None, limit: int) -> list[Record]:
+    return await _named(database, Kind.USAGE, used, after, limit)
+
+
+async def _quotas(database: Database, after: Key | None, limit: int) -> list[Record]:
+    found = await _following(database.collection("quotas"), ("kind", "holder"), after, limit, first="")
+    return [Record((d["kind"], d["holder"]), quota_of(d)) for d in found]
+
+
+async def _credentials(database: Database, after: Key | None, limit: int) -> list[Record]:
+    found = await _following(database.collection("credentials"), ("user", "origin"), after, limit, first="")
+    return [Record((d["user"], d["origin"]), credential_of(d)) for d in found]
+
+
 async def _named(
     database: Database, kind: Kind, form: Callable[[Document], Value], after: Key | None, limit: int
 ) -> list[Record]:
     """Records whose key is that of the document."""
     condition = {**CONTENT.get(kind, {}).get("_id", {}), "$gt": after[0] if after else ""}
-    collection = database.collection(COLLECTIONS[kind])
+    collection = database.collection(NAMES[kind])
     found = await collection.find({"_id": condition}, sort=[("_id", ASCENDING)], limit=limit)
     return [Record((document["_id"],), form(document)) for document in found]
 
 
 async def _following(
-    collection: Collection, fields: tuple[str, str], after: Key | None, limit: int
+    collection: Collection, fields: tuple[str, str], after: Key | None, limit: int, *, first: int | str = 0
 ) -> list[Document]:
-    """Documents after a key of two fields, first those with the same first field."""
-    first, second = fields
-    order = [(first, ASCENDING), (second, ASCENDING)]
+    """Documents after a key of two fields, those with the same first field before others.
+
+    ``first`` is the least that the first field may be.
+    """
+    one, two = fields
+    order = [(one, ASCENDING), (two, ASCENDING)]
     found: list[Document] = []
     if after is not None:
-        where = {first: after[0], second: {"$gt": after[1]}}
+        where = {one: after[0], two: {"$gt": after[1]}}
         found = await collection.find(where, sort=order, limit=limit)
     if len(found) < limit:
-        where = {first: {"$gt": after[0] if after else -1}}
+        where = {one: {"$gte": first} if after is None else {"$gt": after[0]}}
         found += await collection.find(where, sort=order, limit=limit - len(found))
     return found
 
@@ -276,4 +289,8 @@ _READINGS: Final[Mapping[Kind, Reading]] = {
     Kind.LOG: _logs,
     Kind.AUDIT: _audit,
     Kind.VALUE: _values,
+    Kind.FILE: _files,
+    Kind.USAGE: _usage,
+    Kind.QUOTA: _quotas,
+    Kind.CREDENTIAL: _credentials,
 }

@@ -30,6 +30,8 @@ class Context:
         self.jobs = database.collection("jobs")
         self.attempts = database.collection("attempts")
         self.sequences = database.collection("sequences")
+        self.files = database.collection("files")
+        self.stored = database.collection("stored")
         self.states = States(self.datasets)
         self.left: set[str] = set()
         """Datasets of jobs for which something could not be done: the database went away."""

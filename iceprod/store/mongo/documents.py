@@ -26,6 +26,7 @@ Graph = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], tuple[tuple[tuple[st
 
 TASK_BITS: Final = MAX_TASKS.bit_length() - 1
 JOB_BITS: Final = MAX_JOBS.bit_length() - 1
+_LONG: Final = 16  # items of a list that are written anew rather than told apart
 LAST_KEY: Final = (1 << 63) - 1
 LAST_NUMBER: Final = (1 << 23) - 1
 """The highest number of a dataset, so that the key of a task has 63 bits."""
@@ -41,6 +42,8 @@ _PLAIN: Final = (
 )  # fmt: skip
 DATASET_FIELDS: Final = ("status", "graph", *_PLAIN)
 """What `dataset_of` needs."""
+HEAD_FIELDS: Final = ("status", "jobs", "version", "epoch", "needed_by", "graph_version", *_PLAIN)
+"""What a move of tasks must know of their dataset; short, however many tasks its jobs have."""
 ATTEMPT_FIELDS: Final = (
     "lease_id", "pilot_id", "hostname", "started_at", "ended_at", "failure_class", "summary", "walltime_s",
 )  # fmt: skip
@@ -113,7 +116,15 @@ def dataset_document(given: Dataset) -> Document:
 
 def dataset_of(document: Mapping[str, Any]) -> Dataset:
     """A dataset from its `DATASET_FIELDS`."""
-    names, depends, external = read_graph(document["graph"])
+    return _dataset(document, *read_graph(document["graph"]))
+
+
+def head_of(document: Mapping[str, Any]) -> Dataset:
+    """A dataset as if it had no tasks, from its `HEAD_FIELDS`: for rolling it up."""
+    return _dataset(document, (), (), ())
+
+
+def _dataset(document: Mapping[str, Any], names: Any, depends: Any, external: Any) -> Dataset:
     return Dataset(
         dataset_id=document["_id"],
         status=JobStatus(document["status"]),
@@ -249,6 +260,37 @@ def derived(tasks: Iterable[Mapping[str, Any]]) -> tuple[Document, list[str]]:
         "due": due,
     }
     return {k: v for k, v in found.items() if v is not None}, [k for k, v in found.items() if v is None]
+
+
+def rederived(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> Document:
+    """The change that brings what is `derived` from tasks up to date."""
+    former, _ = derived(before)
+    present, absent = derived(after)
+    change: Document = {}
+    gone = {name: "" for name in absent if name in former}
+    if gone:
+        change["$unset"] = gone
+    for name, value in present.items():
+        if value != former.get(name):
+            merge(change, _rewritten(name, former.get(name), value))
+    return change
+
+
+def _rewritten(name: str, before: Any, after: Any) -> Document:
+    """The change of one field; of a long list only what is new or what is gone is written."""
+    if isinstance(before, list) and len(after) > _LONG:
+        new, gone = set(after) - set(before), set(before) - set(after)
+        if not new:
+            return {"$pullAll": {name: sorted(gone)}}
+        if not gone:
+            return {"$addToSet": {name: {"$each": sorted(new)}}}
+    return {"$set": {name: after}}
+
+
+def merge(change: Document, more: Document) -> None:
+    """Add to a change another one of other fields."""
+    for operator, fields in more.items():
+        change.setdefault(operator, {}).update(fields)
 
 
 def job_of(document: Mapping[str, Any]) -> Job:

@@ -36,7 +36,7 @@ from typing import Final
 from iceprod.model.lifecycle import JobStatus
 from iceprod.store.mongo.client import Document
 from iceprod.store.mongo.context import Context, contend, together
-from iceprod.store.mongo.documents import dataset_of, job_counts, job_place, of_dataset
+from iceprod.store.mongo.documents import HEAD_FIELDS, head_of, job_counts, job_place, of_dataset
 from iceprod.store.mongo.owed import Owed, increments, read_owed
 from iceprod.store.mongo.states import State
 from iceprod.store.mongo.work import JobWork
@@ -76,19 +76,20 @@ async def carry_out(context: Context, dataset_id: str) -> None:
 
 
 async def roll_up(context: Context, document: Document, *, now: float) -> Document:
-    """Bring a dataset's status up to its counters; the dataset then."""
+    """Bring a dataset's status up to its counters; the dataset then, as far as `HEAD_FIELDS` go."""
     tries = 0
     while True:
-        status = dataset_of(document).rolled_up(job_counts(document))
+        status = head_of(document).rolled_up(job_counts(document))
         if status == document["status"]:
             return document
         changed = await context.datasets.change(
             {"_id": document["_id"], "version": document["version"]},
             {"$set": {"status": status.value, "status_changed_at": now}, "$inc": {"version": 1}},
+            fields=HEAD_FIELDS,
         )
         if changed is not None:
             return changed
-        found = await context.datasets.find_one({"_id": document["_id"]})
+        found = await context.datasets.find_one({"_id": document["_id"]}, HEAD_FIELDS)
         if found is None:
             return document
         document = found
@@ -124,7 +125,7 @@ async def _follow_in(context: Context, batch: str, taken: Taken) -> None:
     if debts:
         document, settled = await _pay(context, state, batch, debts)
     elif any(work.job_changes for work in works):
-        document = await context.datasets.find_one({"_id": state.dataset_id})
+        document = await context.datasets.find_one({"_id": state.dataset_id}, HEAD_FIELDS)
     if document is not None:
         _tell_dataset(document, works)
     _tell_settled(works, settled)
@@ -141,7 +142,7 @@ async def _pay(
     )
     is_quick = document is not None
     while document is None:
-        found = await context.datasets.find_one({"_id": state.dataset_id})
+        found = await context.datasets.find_one({"_id": state.dataset_id}, HEAD_FIELDS)
         if found is None:
             return None, []
         state.learn(found)
@@ -169,7 +170,7 @@ async def _count_quickly(
     if marks:
         change["$unset"] = {f"applied.{mark}": "" for mark in marks}
     where = {"_id": state.dataset_id, "epoch": epoch, f"applied.{batch}": _ABSENT}
-    return _learnt(state, await context.datasets.change(where, change))
+    return _learnt(state, await context.datasets.change(where, change, fields=HEAD_FIELDS))
 
 
 async def _count_again(
@@ -180,6 +181,7 @@ async def _count_again(
     document = await context.datasets.change(
         {"_id": state.dataset_id, "epoch": epoch, **dict.fromkeys(marks, _ABSENT)},
         {"$inc": {**increments(debts.values()), "version": 1}, "$set": {marks[0]: 1}},
+        fields=HEAD_FIELDS,
     )
     if document is not None:
         return _learnt(state, document)
@@ -219,8 +221,9 @@ async def _count_once(
     document = await context.datasets.change(
         {**here, f"applied.{batch}": _ABSENT, mark: _ABSENT},
         {"$inc": {**increments((owed,)), "version": 1}, "$set": {mark: 1}},
+        fields=HEAD_FIELDS,
     )
-    return _learnt(state, document or await context.datasets.find_one(here))
+    return _learnt(state, document or await context.datasets.find_one(here, HEAD_FIELDS))
 
 
 def _learnt(state: State, document: Document | None) -> Document | None:
@@ -241,7 +244,7 @@ def _tell_dataset(document: Document, works: Iterable[JobWork]) -> None:
     if not changes:
         return
     changes.sort(key=lambda change: change[0])
-    dataset, counts = dataset_of(document), Counter[JobStatus](job_counts(document))
+    dataset, counts = head_of(document), Counter[JobStatus](job_counts(document))
     for _, before, after, _ in changes:
         counts[after] -= 1
         counts[before] += 1

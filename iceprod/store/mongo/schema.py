@@ -51,4 +51,6 @@ SHARD_KEYS: Final[Mapping[str, Mapping[str, object]]] = {
     "jobs": {"_id": "hashed"},
     "attempts": {"_id": "hashed"},
     "logs": {"_id": "hashed"},
+    "files": {"_id": "hashed"},
+    "usage": {"_id": "hashed"},
 }

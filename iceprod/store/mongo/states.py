@@ -53,10 +53,10 @@ class State:
         return sorted({f"{other}-{job_index}" for needs in self.external for other, _ in needs})
 
     def learn(self, document: Mapping[str, Any]) -> None:
-        """Take over what the dataset's document says."""
+        """Take over what the dataset's document says; its graph only if that is there."""
         self.epoch = max(self.epoch, document["epoch"])  # answers may come out of their order
         self.needed_by = tuple(document["needed_by"])
-        if document["graph_version"] != self.graph_version:
+        if document["graph_version"] != self.graph_version and "graph" in document:
             self.graph_version = document["graph_version"]
             _, self.depends, self.external = read_graph(document["graph"])
             self.dependents = _dependents(self.depends)

@@ -16,13 +16,17 @@ from iceprod.store.mongo.archive import MongoArchive
 from iceprod.store.mongo.audit import MongoAudit
 from iceprod.store.mongo.client import Database
 from iceprod.store.mongo.context import Context
+from iceprod.store.mongo.credentials import MongoCredentials
 from iceprod.store.mongo.datasets import MongoDatasets
+from iceprod.store.mongo.files import MongoFiles
 from iceprod.store.mongo.jobs import MongoJobs
 from iceprod.store.mongo.logs import MongoLogs
 from iceprod.store.mongo.pilots import MongoPilots
 from iceprod.store.mongo.recount import damage, repair
 from iceprod.store.mongo.sharing import MongoSharing
+from iceprod.store.mongo.stored import repair_stored, stored_damage
 from iceprod.store.mongo.tasks import MongoTasks
+from iceprod.store.mongo.usage import MongoUsage
 from iceprod.store.mongo.values import MongoValues
 
 
@@ -52,6 +56,7 @@ class MongoStore(Store):
             self._meta = database.collection(migrations.META)
             self._context = context = Context(database)
             await repair(context)
+            await repair_stored(context)
             self.datasets = MongoDatasets(context)
             self.jobs = MongoJobs(context)
             self.tasks = MongoTasks(context)
@@ -60,6 +65,9 @@ class MongoStore(Store):
             self.logs = MongoLogs(database)
             self.audit = MongoAudit(database)
             self.values = MongoValues(database)
+            self.files = MongoFiles(context)
+            self.usage = MongoUsage(database)
+            self.credentials = MongoCredentials(database)
             self.archive = MongoArchive(database, context, self.values)
             self.sharing = MongoSharing(database)
         except BaseException:
@@ -81,7 +89,8 @@ class MongoStore(Store):
         """See the port."""
         if self._context is None:
             raise StoreUnavailable("the store is not open")
-        return await migrations.missing_indexes(self._database) + await damage(self._context)
+        missing = await migrations.missing_indexes(self._database)
+        return missing + await damage(self._context) + await stored_damage(self._context)
 
     async def backup(self, target: Path) -> int:
         """See the port.

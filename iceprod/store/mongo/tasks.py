@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
@@ -18,6 +19,7 @@ from iceprod.store.mongo.context import Context, begun
 from iceprod.store.mongo.documents import (
     PROCESSING,
     TASK_BITS,
+    WAITING,
     attempt_of,
     job_key,
     job_place,
@@ -36,6 +38,7 @@ from iceprod.store.mongo.writing import Taken, carry
 _FLIPS: Final = frozenset({TaskEvent.FINISHED, TaskEvent.HARD_RESET})
 """What can make a task complete, or not so any more."""
 _FIELDS: Final = ("key", "tasks")
+_OF_READY: Final = ("key", "tasks.status", "tasks.class_id")
 _PART: Final = 256  # jobs read at a time where it cannot be told how many are needed
 
 Place = tuple[str, int, int]  # dataset id, job index, task index
@@ -148,11 +151,17 @@ class MongoTasks(TaskRepository):
             return []
         where = {"ready": class_id, "key": {"$gte": start >> TASK_BITS}}
         found = await self._context.jobs.find(
-            where, _FIELDS, sort=[("key", ASCENDING)], limit=limit + (start > 0)
+            where, _OF_READY, sort=[("key", ASCENDING)], limit=limit + (start > 0)
         )
-        tasks = _tasks(found, start)
-        wanted = (t.task_id for t in tasks if t.status is TaskStatus.WAITING and t.class_id == class_id)
-        return list(wanted)[:limit]
+        wanted = (
+            f"{job['_id']}-{index}"
+            for job in found
+            for index, task in enumerate(job["tasks"])
+            if task["status"] == WAITING
+            and task["class_id"] == class_id
+            and job["key"] << TASK_BITS | index >= start
+        )
+        return list(itertools.islice(wanted, limit))
 
     async def ids(
         self, dataset_id: str, statuses: frozenset[TaskStatus], after: str | None, limit: int

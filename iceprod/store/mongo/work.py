@@ -20,7 +20,8 @@ from iceprod.store.mongo.documents import (
     PROCESSING,
     WAITING,
     attempt_document,
-    derived,
+    merge,
+    rederived,
     task_key,
     task_of,
 )
@@ -49,7 +50,7 @@ class JobWork:
     released: Classed = field(default_factory=list)
     held: Classed = field(default_factory=list)
     job_index: int = 0
-    _before: dict[int, tuple[str, int]] = field(default_factory=dict)
+    _before: dict[int, Document] = field(default_factory=dict)
     _changed: set[int] = field(default_factory=set)
     _attempts: list[Document] = field(default_factory=list)
     _status_before: str = ""
@@ -99,7 +100,8 @@ class JobWork:
         counts: Counter[tuple[int, str]] = Counter()
         ready: Counter[int] = Counter()
         flips = []
-        for index, (status, class_id) in self._before.items():
+        for index, before in self._before.items():
+            status, class_id = before["status"], int(before["class_id"])
             task = self.document["tasks"][index]
             counts[index, status] -= 1
             counts[index, task["status"]] += 1
@@ -119,26 +121,35 @@ class JobWork:
         )
 
     def update(self, batch: str, owed: Owed) -> Document:
-        """What to write into the document as it was read."""
+        """What to write into the document as it was read: what has changed, however many tasks it has."""
         document = self.document
-        present, absent = derived(document["tasks"])
-        change: Document = {
-            "$set": {
-                **{f"tasks.{index}": document["tasks"][index] for index in sorted(self._changed)},
-                **present,
-                "status": document["status"],
-                "status_changed_at": document["status_changed_at"],
-                "graph": document["graph"],
-                "version": document["version"] + 1,
-                "stamp": batch,
-            }
+        changed = {
+            f"tasks.{index}.{name}": value
+            for index in sorted(self._changed)
+            for name, value in document["tasks"][index].items()
+            if value != self._before[index][name]
         }
-        if absent:
-            change["$unset"] = dict.fromkeys(absent, "")
+        sets = {
+            **changed,
+            "status": document["status"],
+            "status_changed_at": document["status_changed_at"],
+            "graph": document["graph"],
+            "version": document["version"] + 1,
+            "stamp": batch,
+        }
+        change: Document = {"$set": sets}
         if not owed.is_empty:
-            change["$set"][f"owed.{batch}"] = owed.text()
+            sets[f"owed.{batch}"] = owed.text()
             change["$push"] = {"owing": batch}
+        merge(change, rederived(self._tasks_before(), document["tasks"]))
         return change
+
+    def _tasks_before(self) -> list[Document]:
+        """The tasks as they were read."""
+        tasks = list(self.document["tasks"])
+        for index, task in self._before.items():
+            tasks[index] = task
+        return tasks
 
     def _move(self, place: int, task_index: int, move: Move, *, now: float) -> Moved | None:
         task = self._task(task_index)
@@ -192,7 +203,7 @@ class JobWork:
             return None
         task: Document = tasks[index]
         if index not in self._before:
-            self._before[index] = task["status"], int(task["class_id"])
+            self._before[index] = dict(task)
         return task
 
     def _place(self, task: Document, status: TaskStatus, *, now: float) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from iceprod.errors import ConflictError
+from iceprod.model.file import OriginCredential, Quota
 from iceprod.model.pilot import Pilot
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Task
 from iceprod.model.user import User
 from iceprod.store.archive import (
+    NAMES,
     OWN_VALUES,
     ConfigRecord,
     JobRecord,
@@ -26,8 +28,11 @@ from iceprod.store.archive import (
     page,
 )
 from iceprod.store.base import AuditEntry, LogInfo, TaskClass
+from iceprod.store.holdings import usage_of
 from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.accounts import read_token
+from iceprod.store.sqlite.credentials import SEALED_COLUMNS
+from iceprod.store.sqlite.files import FILE_COLUMNS, read_file
 from iceprod.store.sqlite.keys import (
     JOB_BITS,
     JOB_MASK,
@@ -37,22 +42,10 @@ from iceprod.store.sqlite.keys import (
     job_key,
     task_key,
 )
+from iceprod.store.sqlite.usage import QUOTA_COLUMNS
 
 Reading = Callable[[sqlite3.Connection, Key | None, int], list[Record]]
 
-TABLES: Mapping[Kind, str] = {
-    Kind.DATASET: "datasets",
-    Kind.CONFIG: "configs",
-    Kind.CLASS: "classes",
-    Kind.JOB: "jobs",
-    Kind.ATTEMPT: "attempts",
-    Kind.PILOT: "pilots",
-    Kind.USER: "users",
-    Kind.TOKEN: "tokens",
-    Kind.LOG: "logs",
-    Kind.AUDIT: "audit",
-    Kind.VALUE: "vals",
-}
 OWN = ", ".join(f"'{name}'" for name in sorted(OWN_VALUES))
 _JOB_PLACE = (1 << JOB_BITS) - 1
 
@@ -65,7 +58,7 @@ def read(connection: sqlite3.Connection, kind: Kind, after: Key | None, limit: i
 def count(connection: sqlite3.Connection, kind: Kind) -> int:
     """See `Records.count`."""
     where = f" WHERE name NOT IN ({OWN})" if kind is Kind.VALUE else ""
-    return int(connection.execute(f"SELECT count(*) FROM {TABLES[kind]}{where}").fetchone()[0])
+    return int(connection.execute(f"SELECT count(*) FROM {NAMES[kind]}{where}").fetchone()[0])
 
 
 class _Ids:
@@ -225,6 +218,35 @@ def _values(connection: sqlite3.Connection, after: Key | None, limit: int) -> li
     return [Record((row[0],), ValueRecord(*row)) for row in _named(connection, sql, after, limit)]
 
 
+def _files(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = (
+        f"SELECT {FILE_COLUMNS} FROM files WHERE (dataset_id, name) > (?, ?)"
+        " ORDER BY dataset_id, name LIMIT ?"
+    )
+    found = connection.execute(sql, (*(after or ("", "")), limit)).fetchall()
+    return [Record(row[:2], read_file(row)) for row in found]
+
+
+def _usage(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = "SELECT place, bytes, transfers FROM usage WHERE place > ? ORDER BY place LIMIT ?"
+    return [Record((row[0],), usage_of(*row)) for row in _named(connection, sql, after, limit)]
+
+
+def _quotas(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = f"SELECT {QUOTA_COLUMNS} FROM quotas WHERE (kind, holder) > (?, ?) ORDER BY kind, holder LIMIT ?"
+    found = connection.execute(sql, (*(after or ("", "")), limit)).fetchall()
+    return [Record(row[:2], Quota(*row)) for row in found]
+
+
+def _credentials(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = (
+        f"SELECT {SEALED_COLUMNS} FROM credentials WHERE (user, origin) > (?, ?)"
+        " ORDER BY user, origin LIMIT ?"
+    )
+    found = connection.execute(sql, (*(after or ("", "")), limit)).fetchall()
+    return [Record((row[1], row[0]), OriginCredential(*row)) for row in found]
+
+
 def _named(
     connection: sqlite3.Connection, sql: str, after: Key | None, limit: int
 ) -> Iterator[tuple[Any, ...]]:
@@ -243,4 +265,8 @@ _READINGS: Mapping[Kind, Reading] = {
     Kind.LOG: _logs,
     Kind.AUDIT: _audit,
     Kind.VALUE: _values,
+    Kind.FILE: _files,
+    Kind.USAGE: _usage,
+    Kind.QUOTA: _quotas,
+    Kind.CREDENTIAL: _credentials,
 }

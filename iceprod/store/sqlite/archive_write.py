@@ -9,11 +9,13 @@ from typing import Any, cast
 import msgspec
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.pilot import Pilot
 from iceprod.model.task import Attempt, Task
 from iceprod.model.user import Token, User
 from iceprod.store.archive import (
+    NAMES,
     ConfigRecord,
     JobRecord,
     Kind,
@@ -24,14 +26,17 @@ from iceprod.store.archive import (
 from iceprod.store.base import AuditEntry, TaskClass
 from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.accounts import token_row
-from iceprod.store.sqlite.archive_read import OWN, TABLES
+from iceprod.store.sqlite.archive_read import OWN
+from iceprod.store.sqlite.credentials import PUT_SEALED, sealed_row
+from iceprod.store.sqlite.files import PUT_FILE, file_row, write_stored
 from iceprod.store.sqlite.keys import TASK_BITS, TASK_MASK, job_key, kind_key, task_key
 from iceprod.store.sqlite.recount import write_counts
 from iceprod.store.sqlite.states import read_dataset
+from iceprod.store.sqlite.usage import QUOTA_COLUMNS, USAGE_COLUMNS, quota_row, usage_row
 
 Row = tuple[Any, ...]
 
-_DERIVED = ("externals", "tasks", "task_counts", "job_counts")
+_DERIVED = ("externals", "tasks", "task_counts", "job_counts", "stored")
 
 
 def write(connection: sqlite3.Connection, kind: Kind, records: Sequence[Record]) -> None:
@@ -52,12 +57,13 @@ def finish(connection: sqlite3.Connection) -> None:
         if dataset is not None:
             _keep_graph(connection, dataset)
             write_counts(connection, number)
+    write_stored(connection)
 
 
 def clear(connection: sqlite3.Connection) -> None:
     """See `Archive.clear`; within a transaction."""
-    for table in (*_DERIVED, *TABLES.values()):
-        own = f" WHERE name NOT IN ({OWN})" if table == TABLES[Kind.VALUE] else ""
+    for table in (*_DERIVED, *NAMES.values()):
+        own = f" WHERE name NOT IN ({OWN})" if table == NAMES[Kind.VALUE] else ""
         connection.execute(f"DELETE FROM {table}{own}")
     # So that numbers are given from 1 on, as in a new store.
     connection.execute("DELETE FROM sqlite_sequence")
@@ -176,6 +182,22 @@ def _value(record: Record) -> Row:
     return value.name, value.text
 
 
+def _file(record: Record) -> Row:
+    return file_row(cast(FileRecord, record.value))
+
+
+def _usage(record: Record) -> Row:
+    return usage_row(cast(Usage, record.value))
+
+
+def _quota(record: Record) -> Row:
+    return quota_row(cast(Quota, record.value))
+
+
+def _credential(record: Record) -> Row:
+    return sealed_row(cast(OriginCredential, record.value))
+
+
 def _task_key(record: Record) -> int:
     number, job, task = cast(tuple[int, int, int], record.key[:3])
     return task_key(number, job, task)
@@ -207,4 +229,8 @@ _WRITINGS: Mapping[Kind, tuple[str, Callable[[Record], Row]]] = {
     Kind.LOG: (_into("logs (key, attempt, name, size_bytes, uploaded_at, data)", 6), _log),
     Kind.AUDIT: (_into("audit (id, at, principal, action, target, detail)", 6), _audit),
     Kind.VALUE: (_into("vals (name, text)", 2), _value),
+    Kind.FILE: (PUT_FILE, _file),
+    Kind.USAGE: (_into(f"usage ({USAGE_COLUMNS})", 5), _usage),
+    Kind.QUOTA: (_into(f"quotas ({QUOTA_COLUMNS})", 4), _quota),
+    Kind.CREDENTIAL: (PUT_SEALED, _credential),
 }

@@ -11,7 +11,9 @@ from iceprod.store.base import Store
 from iceprod.store.sqlite import schema, upkeep
 from iceprod.store.sqlite.accounts import SqliteAccounts
 from iceprod.store.sqlite.archive import SqliteArchive
+from iceprod.store.sqlite.credentials import SqliteCredentials
 from iceprod.store.sqlite.datasets import SqliteDatasets
+from iceprod.store.sqlite.files import SqliteFiles
 from iceprod.store.sqlite.jobs import SqliteJobs
 from iceprod.store.sqlite.keys import Numbers
 from iceprod.store.sqlite.logs import SqliteAudit, SqliteLogs, SqliteValues
@@ -19,6 +21,7 @@ from iceprod.store.sqlite.pilots import SqlitePilots
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.tasks import SqliteTasks
 from iceprod.store.sqlite.transaction import SqliteTransaction
+from iceprod.store.sqlite.usage import SqliteUsage
 from iceprod.store.sqlite.writer import Statistics, Writer
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
@@ -59,6 +62,9 @@ class SqliteStore(Store):
         self.logs = SqliteLogs(reader, writer, numbers)
         self.audit = SqliteAudit(reader, writer)
         self.values = SqliteValues(reader, writer)
+        self.files = SqliteFiles(reader, writer)
+        self.usage = SqliteUsage(reader, writer)
+        self.credentials = SqliteCredentials(reader, writer)
         self.archive = SqliteArchive(reader, writer, self.values)
 
     async def close(self) -> None:

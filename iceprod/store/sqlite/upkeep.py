@@ -7,6 +7,7 @@ from pathlib import Path
 
 from iceprod.store.newfile import new_file
 from iceprod.store.sqlite import schema
+from iceprod.store.sqlite.files import stored_drift
 from iceprod.store.sqlite.keys import JOB_BITS, NUMBER_BITS
 from iceprod.store.sqlite.recount import drift
 from iceprod.store.sqlite.writer import unavailable
@@ -38,7 +39,10 @@ def damage(connection: sqlite3.Connection) -> list[str]:
             f"dataset {d.dataset_id}: {d.what} is {d.stored}, counted {d.counted}"
             for d in drift(connection, number)
         ]
-    return found
+    return found + [
+        f"{kind} {holder}: stored is {kept[0]} bytes in {kept[1]} files, counted {counted[0]} in {counted[1]}"
+        for (kind, holder), (kept, counted) in stored_drift(connection).items()
+    ]
 
 
 def _orphans(connection: sqlite3.Connection, numbers: list[int]) -> list[str]:
