@@ -209,6 +209,8 @@ async def open_site(folder: Path, **sections: Mapping[str, Any]) -> AsyncIterato
     finally:
         site.services.accounts.close()
         site.services.files.close()
+        await site.services.uploads.keeper.stop()
+        site.services.uploads.service.close()
         await store.close()
 
 
@@ -229,6 +231,8 @@ async def open_sites(
         for site in sites:
             site.services.accounts.close()
             site.services.files.close()
+        await site.services.uploads.keeper.stop()
+        site.services.uploads.service.close()
 
 
 async def spread(*sites: Site) -> None:

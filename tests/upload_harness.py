@@ -20,8 +20,7 @@ from iceprod.services.origins import NoVault, OriginRule, Origins
 from iceprod.services.task_reach import TaskReach
 from iceprod.services.transfers import TransferLimits, Transfers
 from iceprod.services.uploads.desk import Uploads, make_uploads
-from iceprod.services.uploads.service import UploadLimits
-from iceprod.services.uploads.values import Announced, UploadView
+from iceprod.services.uploads.values import Announced, UploadLimits, UploadView
 
 ROOT = Location("http", "origin.example", 80, "/data/")
 

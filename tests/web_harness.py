@@ -129,6 +129,7 @@ async def open_web(folder: Path, **sections: Any) -> AsyncIterator[Web]:
     """A site and its application, not drained when it ends."""
     async with open_site(folder, **sections) as site:
         await site.services.files.open()
+        await site.services.uploads.service.open()
         context = make_context(site.store, site.settings, services=site.services)
         server = HTTPServer(make_application(context))
         socket, port = bind_unused_port()

@@ -18,6 +18,7 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
+from iceprod.server.file_plane import make_file_plane
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
@@ -344,6 +345,8 @@ def make_services(
         grids=controller,
     )
     tree = FileTree(settings.files_path, keep_free_bytes=settings.files.keep_free_bytes)
+    files = FileService(store, tree, catalogue=catalogue, max_bytes=settings.files.max_bytes)
+    plane = make_file_plane(store, settings, clock=clock, catalogue=catalogue, files=files)
     services = Services(
         accounts=accounts,
         certificates=Certificates(store, accounts, clock=clock),
@@ -364,7 +367,10 @@ def make_services(
         waiters=base.matching.waiters,
         why=_make_why(base, datasets=datasets, tasks=tasks),
         reports=reports,
-        files=FileService(store, tree, catalogue=catalogue, max_bytes=settings.files.max_bytes),
+        files=files,
+        transfers=plane.transfers,
+        origins=plane.origins,
+        uploads=plane.uploads,
         events=base.events,
         slots=base.slots,
         grids=controller,

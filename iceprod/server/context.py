@@ -21,11 +21,14 @@ from iceprod.services.housekeeping import CounterAudit, LeaseWatch
 from iceprod.services.logs import LogService
 from iceprod.services.materialise import Materialiser
 from iceprod.services.news import News
+from iceprod.services.origins import Origins
 from iceprod.services.pilots import PilotService
 from iceprod.services.reports import Reports
 from iceprod.services.scheduling import Scheduler, Waiters
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
+from iceprod.services.transfers import Transfers
+from iceprod.services.uploads.desk import Uploads
 from iceprod.services.why import Why
 from iceprod.store.base import Store
 
@@ -65,6 +68,9 @@ class Services:
     why: Why
     reports: Reports
     files: FileService
+    transfers: Transfers
+    origins: Origins
+    uploads: Uploads
     events: Events
     slots: Slots
     grids: GridController

@@ -33,6 +33,7 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
     return (
         Duty("save pilots", 10.0, services.pilots.save_seen),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
+        Duty("look after uploads", 10.0, services.uploads.keeper.look_after),
         Duty("clean uploads", 600.0, lambda: services.files.clean(before=clock() - _UPLOAD_SILENCE_S)),
     )
 

@@ -14,9 +14,11 @@ from iceprod.services.uploads.ending import Ending
 from iceprod.services.uploads.joining import Joining
 from iceprod.services.uploads.keeper import UploadKeeper
 from iceprod.services.uploads.one_time import OneTime
-from iceprod.services.uploads.service import Threads, UploadLimits, UploadService
+from iceprod.services.uploads.service import UploadService
 from iceprod.services.uploads.shelf import Shelf
 from iceprod.services.uploads.targets import QuotaCheck, Targets
+from iceprod.services.uploads.threads import Threads
+from iceprod.services.uploads.values import UploadLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from iceprod.services.transfers import Transfer, Transfers
 from iceprod.services.uploads.digests import Digests
 from iceprod.services.uploads.shelf import Held
 from iceprod.services.uploads.targets import Targets
+from iceprod.services.uploads.threads import Run
 from iceprod.services.uploads.values import Part, Stage
-from iceprod.services.uploads.writing import Run
 
 logger = structlog.get_logger(__name__)
 

@@ -15,9 +15,9 @@ from iceprod import ids
 from iceprod.errors import ConflictError, IceProdError, InputError, NotFoundError, TooLarge
 from iceprod.model.principal import Principal
 from iceprod.services.filestore import HandedOver
-from iceprod.services.uploads.service import Begun, UploadService, is_between
+from iceprod.services.uploads.service import UploadService, is_between
 from iceprod.services.uploads.shelf import Held, Kept
-from iceprod.services.uploads.values import Announced, Stage, UploadView
+from iceprod.services.uploads.values import Announced, Begun, Stage, UploadView
 from iceprod.services.uploads.writing import Writing
 
 SECRET_S: Final = 3600.0

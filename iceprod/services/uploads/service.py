@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final, TypeVar
 
 from iceprod import ids
 from iceprod.clock import Clock
@@ -21,56 +17,19 @@ from iceprod.services.uploads.digests import KnownDigests
 from iceprod.services.uploads.ending import Ending
 from iceprod.services.uploads.shelf import Held, Kept, Shelf
 from iceprod.services.uploads.targets import Targets
+from iceprod.services.uploads.threads import Threads
 from iceprod.services.uploads.values import (
     About,
     Announced,
+    Begun,
     Holder,
     Part,
     Stage,
+    UploadLimits,
     UploadView,
     check_checksums,
 )
 from iceprod.services.uploads.writing import Proof, Writing
-
-T = TypeVar("T")
-_THREADS: Final = 8
-
-
-class Threads:
-    """Does blocking work; what was begun ends even if nobody waits any more."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="uploads")
-
-    async def __call__(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, work))
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """The settings.
-
-    How long an upload may rest, how large a file may be, how many a user may have open, and
-    how much of the disk stays free.
-    """
-
-    expire_s: float
-    max_bytes: int
-    most_open: int = 1000
-    keep_free_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A new upload; ``secret`` opens its one-time path, empty if it has none."""
-
-    view: UploadView
-    secret: str
 
 
 class UploadService:

@@ -143,6 +143,28 @@ class UploadView:
     expires_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """The settings.
+
+    How long an upload may rest, how large a file may be, how many a user may have open, and
+    how much of the disk stays free.
+    """
+
+    expire_s: float
+    max_bytes: int
+    most_open: int = 1000
+    keep_free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A new upload; ``secret`` opens its one-time path, empty if it has none."""
+
+    view: UploadView
+    secret: str
+
+
 def check_checksums(given: dict[str, str]) -> dict[str, str]:
     """``given`` in lower case, if each is a checksum.
 

@@ -5,27 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 from iceprod.clock import Clock
 from iceprod.errors import InputError, TooLarge
 from iceprod.services.transfers import Transfer
 from iceprod.services.uploads.digests import Digests, KnownDigests
 from iceprod.services.uploads.shelf import Held
+from iceprod.services.uploads.threads import Run
 
 _PIECE: Final = 512 * 1024
 _KEEP_BYTES: Final = 32 * 1024 * 1024
 _KEEP_S: Final = 5.0
-
-
-class Run(Protocol):
-    """Does blocking work on a thread."""
-
-    def __call__(self, work: Callable[[], Any]) -> Awaitable[Any]:
-        """What ``work`` returns."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
