@@ -28,7 +28,7 @@ from pymongo.errors import PyMongoError
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLE = "ICEPROD_TEST_MONGODB"
-PROGRAM = "ferretdb-1.24.2-3"
+PROGRAM = "ferretdb-1.24.2-4"
 ABSENT = f"no MongoDB server: set {VARIABLE} to the URL of one, or run bin/get-ferretdb (needs Go)"
 _START_S = 30.0
 
