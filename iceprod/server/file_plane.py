@@ -2,11 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from iceprod.clock import Clock
 from iceprod.config import Settings
+from iceprod.config.files import OriginSettings
+from iceprod.model.location import parse_location
+from iceprod.movers.addresses import Addresses
+from iceprod.movers.base import Mover
 from iceprod.services.accounting import Accounting
+from iceprod.services.catalogue import Catalogue
+from iceprod.services.files import FileService
+from iceprod.services.origins import NoVault, OriginRule, Origins, Vault
+from iceprod.services.task_reach import TaskReach
 from iceprod.services.transfers import TransferLimits, Transfers
+from iceprod.services.uploads.desk import Uploads, make_uploads
+from iceprod.services.uploads.targets import NoQuotas, QuotaCheck
+from iceprod.services.uploads.values import UploadLimits
 from iceprod.store.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlane:
+    """What moves files: between clients, this site and origins."""
+
+    transfers: Transfers
+    origins: Origins
+    uploads: Uploads
+
+
+def make_movers() -> dict[str, Mover]:
+    """Every protocol by the schemes that it goes by."""
+    movers: tuple[Mover, ...] = ()
+    return {scheme: mover for mover in movers for scheme in mover.schemes}
+
+
+def make_file_plane(
+    store: Store,
+    settings: Settings,
+    *,
+    clock: Clock,
+    catalogue: Catalogue,
+    files: FileService,
+    movers: Mapping[str, Mover] | None = None,
+    vault: Vault | None = None,
+    quotas: QuotaCheck | None = None,
+) -> FilePlane:
+    """All of it over an open store; nothing runs yet."""
+    transfers = make_transfers(store, settings, clock=clock)
+    origins = Origins(
+        [origin_rule(name, each) for name, each in settings.files.origins.items()],
+        make_movers() if movers is None else movers,
+        vault or NoVault(),
+        reach=TaskReach(store, catalogue),
+    )
+    uploads = make_uploads(
+        settings.uploads_path,
+        files=files,
+        origins=origins,
+        catalogue=catalogue,
+        quotas=quotas or NoQuotas(),
+        transfers=transfers,
+        clock=clock,
+        limits=UploadLimits(
+            expire_s=settings.files.uploads.expire_s,
+            max_bytes=settings.files.max_bytes,
+            most_open=settings.files.uploads.max_open,
+            keep_free_bytes=settings.files.keep_free_bytes,
+        ),
+    )
+    return FilePlane(transfers, origins, uploads)
 
 
 def make_transfers(store: Store, settings: Settings, *, clock: Clock) -> Transfers:
@@ -28,4 +94,20 @@ def make_transfers(store: Store, settings: Settings, *, clock: Clock) -> Transfe
             services={name: speed / parts for name, speed in limits.service_bytes_per_s.items()},
         ),
         clock=clock,
+    )
+
+
+def origin_rule(name: str, origin: OriginSettings) -> OriginRule:
+    """What the settings say of one origin."""
+    return OriginRule(
+        name=name,
+        root=parse_location(origin.url),
+        policy=Addresses(allow_private=origin.private),
+        write=origin.write,
+        groups=frozenset(origin.groups),
+        connections=origin.connections,
+        bytes_per_s=origin.bytes_per_s,
+        ca_path=str(origin.ca_path) if origin.ca_path else None,
+        redirects=origin.redirects,
+        options=origin.options,
     )
