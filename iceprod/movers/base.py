@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from iceprod.errors import InputError
 from iceprod.model.location import Location
@@ -65,6 +65,10 @@ class Span:
 
     offset: int = 0
     length: int | None = None
+
+
+WHOLE: Final = Span()
+"""All of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +169,7 @@ class Mover(ABC):
 
     @abstractmethod
     def fetch(
-        self, location: Location, access: Access, *, span: Span = Span()
+        self, location: Location, access: Access, *, span: Span = WHOLE
     ) -> AbstractAsyncContextManager[Incoming]:
         """Ask for the file, or a part of it; the context ends the transfer.
 
