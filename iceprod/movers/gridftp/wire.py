@@ -1,0 +1,163 @@
+"""Sockets that are waited for: each wait ends when nothing moves for too long.
+
+`Wire` is plain; `TlsWire` has TLS over it, by memory BIOs as everywhere in GridFTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from typing import Final, Self
+
+from iceprod.movers.gridftp.gsi import NO_DELEGATION, Secured
+
+PIECE_BYTES: Final = 1 << 20
+"""Most that is read or enciphered at once."""
+
+_CIPHERED_BYTES: Final = 256 * 1024
+_SENT_BYTES: Final = 64 * 1024
+# So often others get their turn though the network never makes one wait.
+_TURN_BYTES: Final = 2 << 20
+
+
+class Wire:
+    """A connected socket that does not block; ``head`` is what was received of it before."""
+
+    def __init__(self, sock: socket.socket, *, stall_s: float | None, head: bytes = b"") -> None:
+        self.sock = sock
+        self.stall_s = stall_s
+        self._head = head
+        self._unbroken = 0
+
+    def take_head(self) -> bytes:
+        """What was received before and not read yet; it is not read again."""
+        head, self._head = self._head, b""
+        return head
+
+    async def receive(self, limit: int = PIECE_BYTES) -> bytes:
+        """What has come, at most ``limit`` bytes; empty at the end.
+
+        Raises:
+            TimeoutError: nothing came.
+            OSError: the connection broke.
+        """
+        if self._head:
+            head, self._head = self._head[:limit], self._head[limit:]
+            return head
+        try:
+            data = self.sock.recv(limit)
+        except (BlockingIOError, InterruptedError):
+            self._unbroken = 0
+            async with asyncio.timeout(self.stall_s):
+                return await asyncio.get_running_loop().sock_recv(self.sock, limit)
+        self._unbroken += len(data)
+        if self._unbroken >= _TURN_BYTES:
+            self._unbroken = 0
+            await asyncio.sleep(0)
+        return data
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """Send all of it.
+
+        Raises:
+            TimeoutError: nothing was taken.
+            OSError: the connection broke.
+        """
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.sock.send(left) :]
+            except (BlockingIOError, InterruptedError):
+                async with asyncio.timeout(self.stall_s):
+                    await asyncio.get_running_loop().sock_sendall(self.sock, left[:_SENT_BYTES])
+                left = left[_SENT_BYTES:]
+        # Whoever sends from memory would else keep all others waiting.
+        self._unbroken += len(data)
+        if self._unbroken >= _TURN_BYTES:
+            self._unbroken = 0
+            await asyncio.sleep(0)
+
+    async def finish(self) -> None:
+        """Say that nothing more will be sent."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection; what was not read yet is thrown away."""
+        with suppress(OSError):
+            self.sock.close()
+
+
+class TlsWire:
+    """A `Wire` with TLS on it."""
+
+    def __init__(self, wire: Wire, tls: Secured) -> None:
+        self.wire = wire
+        self.tls = tls
+        self._buffer = memoryview(bytearray(PIECE_BYTES))
+
+    @classmethod
+    async def over(
+        cls, wire: Wire, context: ssl.SSLContext, *, accepts: bool, server_name: str | None = None
+    ) -> Self:
+        """Shake hands as GSI does it on data connections: TLS, then that nothing is delegated.
+
+        Raises:
+            OSError: TLS or the connection failed.
+        """
+        tls = Secured(context, server_name=server_name, accepts=accepts)
+        made = cls(wire, tls)
+        while not tls.handshake():
+            await made._exchange()
+        await wire.send(tls.give())
+        if accepts:
+            await made._flag()
+        else:
+            await wire.send(tls.encipher(NO_DELEGATION))
+        return made
+
+    def bare(self) -> Wire:
+        """The wire without TLS, to go on in the clear."""
+        return Wire(self.wire.sock, stall_s=self.wire.stall_s, head=self.tls.rest())
+
+    async def _exchange(self) -> None:
+        await self.wire.send(self.tls.give())
+        token = await self.wire.receive(_SENT_BYTES)
+        if not token:
+            raise ConnectionResetError("the data connection ended in its handshake")
+        self.tls.take(token)
+
+    async def _flag(self) -> None:
+        flag = bytearray(1)
+        while not self.tls.decipher_into(memoryview(flag)):
+            await self._exchange()
+        if bytes(flag) != NO_DELEGATION:
+            raise ConnectionAbortedError("the data connection wants to delegate")
+
+    async def receive(self, limit: int = PIECE_BYTES) -> bytes:
+        """As `Wire.receive`."""
+        wanted = self._buffer[: min(limit, PIECE_BYTES)]
+        while not (count := self.tls.decipher_into(wanted)):
+            token = await self.wire.receive(_CIPHERED_BYTES)
+            if not token:
+                return b""
+            self.tls.take(token)
+        return bytes(wanted[:count])
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """As `Wire.send`."""
+        view = memoryview(data)
+        for start in range(0, len(view), _CIPHERED_BYTES):
+            await self.wire.send(self.tls.encipher(view[start : start + _CIPHERED_BYTES]))
+
+    async def finish(self) -> None:
+        """As `Wire.finish`."""
+        await self.wire.finish()
+
+    def close(self) -> None:
+        """As `Wire.close`."""
+        self.wire.close()
+
+
+Stream = Wire | TlsWire
