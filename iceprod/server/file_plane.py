@@ -11,6 +11,8 @@ from iceprod.config.files import OriginSettings
 from iceprod.model.location import parse_location
 from iceprod.movers.addresses import Addresses
 from iceprod.movers.base import Mover
+from iceprod.movers.http import HttpMover
+from iceprod.movers.local import LocalMover
 from iceprod.services.accounting import Accounting
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.files import FileService
@@ -34,7 +36,7 @@ class FilePlane:
 
 def make_movers() -> dict[str, Mover]:
     """Every protocol by the schemes that it goes by."""
-    movers: tuple[Mover, ...] = ()
+    movers: tuple[Mover, ...] = (LocalMover(), HttpMover())
     return {scheme: mover for mover in movers for scheme in mover.schemes}
 
 
