@@ -9,11 +9,19 @@ from enum import StrEnum
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A place where a file lies; ``site`` is empty for this one, ``seen_at`` when it was last found."""
+    """A place where a file lies; ``site`` is empty for this one, ``seen_at`` when it was last found.
+
+    ``url`` is a path (``/files/…``) where this server has the file itself, else an address.
+    """
 
     url: str
     site: str
     seen_at: float
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this server has the file itself."""
+        return self.url.startswith("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,11 @@ class FileRecord:
     job_index: int | None = None
     task_index: int | None = None
     replicas: tuple[Replica, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this site keeps it: one of its places is, or none is known."""
+        return not self.replicas or any(replica.is_here for replica in self.replicas)
 
 
 class Direction(StrEnum):
@@ -75,7 +88,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How much is kept for one holder: ``kind`` is ``user``, ``group`` or ``dataset``."""
+    """How much is kept here for one holder: ``kind`` is ``user``, ``group`` or ``dataset``."""
 
     kind: str
     holder: str

@@ -55,7 +55,10 @@ class UsageFilter:
 
 
 class FileRepository(ABC):
-    """The catalogue, and how much each holder keeps, which follows it as counters follow tasks."""
+    """The catalogue, and how much each holder keeps, which follows it as counters follow tasks.
+
+    What is kept are the files that are here (`FileRecord.is_here`), at full size.
+    """
 
     @abstractmethod
     async def put(self, files: Sequence[FileRecord]) -> list[bool]:

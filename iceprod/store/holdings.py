@@ -42,7 +42,7 @@ class Tally:
     def change(self, former: FileRecord | None, record: FileRecord | None) -> None:
         """Count a file that took the place of another, or of none, or that was forgotten."""
         for one, sign in ((former, -1), (record, 1)):
-            if one is not None:
+            if one is not None and one.is_here:
                 self.add(one.owner, one.group, one.dataset_id, size_bytes=sign * one.size_bytes, files=sign)
 
     def __iter__(self) -> Iterator[tuple[Holder, int, int]]:

@@ -127,16 +127,33 @@ async def test_places_come_and_go_and_the_file_goes_with_the_last(store: Store):
     assert found.replicas == (HERE, again)
     assert not await store.files.drop_replica("d", "a", "elsewhere")
     assert await store.files.drop_replica("d", "a", HERE.url)
-    assert await store.files.stored("user", "ada") == Stored("user", "ada", 10, 1)
+    assert await store.files.stored("user", "ada") == Stored("user", "ada")
     assert await store.files.drop_replica("d", "a", THERE.url)
 
     assert await store.files.get("d", "a") is None
     assert await kept(store) == {}
 
 
+async def test_what_lies_elsewhere_alone_is_not_kept_here(store: Store):
+    await store.files.put([record(replicas=(THERE,)), record("b", replicas=(HERE, THERE))])
+    assert await store.files.stored("user", "ada") == Stored("user", "ada", 10, 1)
+
+    assert await store.files.drop_replica("d", "b", HERE.url)
+    assert await kept(store) == {}
+    assert await store.files.add_replica("d", "a", HERE)
+    assert await store.files.stored("dataset", "d") == Stored("dataset", "d", 10, 1)
+    await store.files.put([record(size_bytes=7, replicas=(THERE,))])
+
+    assert await store.files.stored("group", "ice") == Stored("group", "ice", 7, 1)
+    assert await store.files.recount() == 0
+    assert await store.check() == []
+    await store.files.put([record(checksums={"sha256": "cc"}, replicas=(THERE,))])
+    assert await kept(store) == {}
+
+
 async def test_what_is_kept_follows_the_files(store: Store):
     await store.files.put([record("a"), record("b", "e", owner="eve", size_bytes=1 << 41)])
-    await store.files.put([record("a", size_bytes=4, owner="eve"), record("c", "", owner="", group="ice")])
+    await store.files.put([record("a", size_bytes=4, owner="eve"), record("c", "", owner="")])
 
     assert await kept(store) == {
         ("user", "eve"): ((1 << 41) + 4, 2),
@@ -231,7 +248,7 @@ async def test_many_pages_hold_every_file_once(store: Store):
 async def test_many_at_once_change_the_same_files(store: Store):
     async def change(number: int) -> None:
         await store.files.put([record(f"{n % 3}", size_bytes=number + n) for n in range(number % 3 + 1)])
-        await store.files.add_replica("d", "0", Replica(f"u{number}", "", 1.0))
+        await store.files.add_replica("d", "0", Replica(f"/u{number}", "", 1.0))
         if number % 4 == 0:
             await store.files.delete("d", ["1", "2"])
 
@@ -242,7 +259,7 @@ async def test_many_at_once_change_the_same_files(store: Store):
     assert set((await kept(store)).values()) == {counted}
     assert await store.files.recount() == 0
     (first,) = [one for one in found if one.name == "0"]
-    assert {replica.url for replica in first.replicas} == {f"u{number}" for number in range(12)}
+    assert {replica.url for replica in first.replicas} == {f"/u{number}" for number in range(12)}
 
 
 async def test_a_wrong_cursor_is_refused(store: Store):

@@ -20,7 +20,7 @@ from iceprod.store.mongo.stored import count, repair_stored, stored_damage
 
 pytestmark = pytest.mark.mongo
 
-HERE = Replica("here", "", 1.0)
+HERE = Replica("/here", "", 1.0)
 
 
 def record(name: str, size_bytes: int, owner: str = "ada", **fields: Any) -> FileRecord:
@@ -52,7 +52,7 @@ async def _delete(process: Any) -> None:
 
 
 async def _drop(process: Any) -> None:
-    await process.files.drop_replica("d", "c", "here")
+    await process.files.drop_replica("d", "c", "/here")
 
 
 STORIES = {"put": _put, "delete": _delete, "drop": _drop}

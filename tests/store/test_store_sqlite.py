@@ -397,7 +397,7 @@ WHOLE_TABLES_ON_PURPOSE = (
     "GROUP BY class_id",  # ready counts: only the index of what is waiting, at start and for explanations
     "SELECT number FROM datasets ORDER BY number",  # check: looks at everything
     "SELECT count(*) FROM tasks WHERE NOT EXISTS",  # check, too
-    "sum(size_bytes), count(*) FROM files",  # check, and counting anew: by a reader
+    "sum(size_bytes), count(*) FROM files WHERE here",  # check, and counting anew: by a reader
     "SELECT kind, holder, bytes, files FROM stored",  # the same
     "FROM quotas",  # a few that people have set
     "sqlite_schema",  # the dozen of tables themselves

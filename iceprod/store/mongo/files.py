@@ -257,7 +257,9 @@ class _Change:
 
 def _kept(record: FileRecord | None) -> tuple[str, str, str, int] | None:
     """What the counters know of a file."""
-    return None if record is None else (record.owner, record.group, record.dataset_id, record.size_bytes)
+    if record is None or not record.is_here:
+        return None
+    return record.owner, record.group, record.dataset_id, record.size_bytes
 
 
 def _where(wanted: FileFilter, run: Mapping[str, str | int], after: tuple[str, str] | None) -> dict[str, Any]:
@@ -297,6 +299,7 @@ def file_document(record: FileRecord, *, revision: str) -> Document:
         "task_index": record.task_index,
         "checksums": text_of(record.checksums),
         "replicas": text_of(record.replicas),
+        "here": record.is_here,
     }
 
 

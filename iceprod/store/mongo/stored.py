@@ -196,7 +196,7 @@ async def _grouped(context: Context, where: Document, fields: Document | None) -
     sums = []
     for added in ("$size_bytes", 1):
         group = {"$group": {"_id": fields, "sum": {"$sum": added}}}
-        found = await context.files.aggregate([{"$match": where}, group])
+        found = await context.files.aggregate([{"$match": {**where, "here": True}}, group])
         sums.append({text_of(one["_id"]): (one["_id"], int(one["sum"])) for one in found})
     none = (None, 0)
     return [(who, sums[0].get(text, none)[1], files) for text, (who, files) in sums[1].items()]

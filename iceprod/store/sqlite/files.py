@@ -30,9 +30,9 @@ from iceprod.store.sqlite.writer import Writer
 
 FILE_COLUMNS: Final = (
     'dataset_id, name, size_bytes, sha256, owner, "group", created_at, job_index, task_index, checksums,'
-    " replicas"
+    " replicas, here"
 )
-PUT_FILE: Final = f"INSERT OR REPLACE INTO files ({FILE_COLUMNS}) VALUES ({', '.join('?' * 11)})"
+PUT_FILE: Final = f"INSERT OR REPLACE INTO files ({FILE_COLUMNS}) VALUES ({', '.join('?' * 12)})"
 _GET: Final = f"SELECT {FILE_COLUMNS} FROM files WHERE dataset_id = ? AND name = ?"
 _DELETE: Final = "DELETE FROM files WHERE dataset_id = ? AND name = ?"
 _ADD: Final = (
@@ -58,8 +58,9 @@ class SqliteFiles(FileRepository):
             found = []
             for record in files:
                 former = _get(connection, record.dataset_id, record.name)
-                connection.execute(PUT_FILE, file_row(merged(record, former)))
-                tally.change(former, record)
+                kept = merged(record, former)
+                connection.execute(PUT_FILE, file_row(kept))
+                tally.change(former, kept)
                 found.append(former is None)
             _apply(connection, tally)
             return found
@@ -86,8 +87,7 @@ class SqliteFiles(FileRepository):
             former = _get(transaction.connection, dataset_id, name)
             if former is None:
                 return False
-            record = replace(former, replicas=with_replicas(former.replicas, replica))
-            transaction.connection.execute(PUT_FILE, file_row(record))
+            _replace(transaction.connection, former, with_replicas(former.replicas, replica))
             return True
 
         return await self._writer.run(operation)
@@ -104,7 +104,7 @@ class SqliteFiles(FileRepository):
             if left == former.replicas:
                 return False
             if left:
-                connection.execute(PUT_FILE, file_row(replace(former, replicas=left)))
+                _replace(connection, former, left)
             else:
                 _forget(connection, [former])
             return True
@@ -160,6 +160,14 @@ class SqliteFiles(FileRepository):
 def _get(connection: sqlite3.Connection, dataset_id: str, name: str) -> FileRecord | None:
     row = connection.execute(_GET, (dataset_id, name)).fetchone()
     return None if row is None else read_file(row)
+
+
+def _replace(connection: sqlite3.Connection, former: FileRecord, replicas: tuple[Replica, ...]) -> None:
+    """Change where a file lies."""
+    record, tally = replace(former, replicas=replicas), Tally()
+    connection.execute(PUT_FILE, file_row(record))
+    tally.change(former, record)
+    _apply(connection, tally)
 
 
 def _forget(connection: sqlite3.Connection, records: Sequence[FileRecord]) -> int:
@@ -222,12 +230,13 @@ def file_row(record: FileRecord) -> tuple[Any, ...]:
         record.task_index,
         text_of(record.checksums),
         text_of(record.replicas),
+        record.is_here,
     )
 
 
 def read_file(row: Sequence[Any]) -> FileRecord:
     """A file from its ``FILE_COLUMNS``."""
-    dataset_id, name, size_bytes, _, owner, group, created_at, job, task, checksums, replicas = row
+    dataset_id, name, size_bytes, _, owner, group, created_at, job, task, checksums, replicas, _ = row
     return FileRecord(
         dataset_id,
         name,
@@ -246,7 +255,7 @@ def counted(connection: sqlite3.Connection) -> Tally:
     """What holders keep, counted from the catalogue."""
     tally = Tally()
     sql = (
-        'SELECT owner, "group", dataset_id, sum(size_bytes), count(*) FROM files'
+        'SELECT owner, "group", dataset_id, sum(size_bytes), count(*) FROM files WHERE here'
         ' GROUP BY dataset_id, owner, "group"'
     )
     for owner, group, dataset_id, size_bytes, files in connection.execute(sql):

@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
 from iceprod.model.task import Attempt, Move, Moved, Task
@@ -173,17 +175,17 @@ class SqliteTasks(TaskRepository):
 
         return await self._reader.run(query)
 
-    async def of_job(self, job_id: str) -> list[Task]:
+    async def ids_of_jobs(self, job_ids: Sequence[str]) -> list[str]:
         """See the port."""
-        job = self._reader.now(lambda connection: self._numbers.job(connection, job_id))
-        if job is None:
-            return []
-        first = job << TASK_BITS
-        return await self._reader.run(
-            lambda connection: self._tasks(
-                connection, f"{_SELECT} WHERE key BETWEEN ? AND ? ORDER BY key", (first, first | TASK_MASK)
-            )
-        )
+        keys = self._reader.now(lambda reading: [self._numbers.job(reading, job_id) for job_id in job_ids])
+        wanted = msgspec.json.encode([key for key in keys if key is not None]).decode()
+        sql = "SELECT key, tasks FROM jobs WHERE key IN (SELECT value FROM json_each(?))"
+        tasks = dict(await self._reader.run(lambda reading: reading.execute(sql, (wanted,)).fetchall()))
+        return [
+            f"{job_id}-{index}"
+            for job_id, key in zip(job_ids, keys, strict=True)
+            for index in range(tasks.get(key, 0))
+        ]
 
     async def attempts(self, task_id: str) -> list[Attempt]:
         """See the port."""

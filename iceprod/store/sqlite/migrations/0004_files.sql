@@ -11,6 +11,7 @@ CREATE TABLE files (
     task_index INTEGER,
     checksums TEXT NOT NULL,
     replicas TEXT NOT NULL,
+    here INTEGER NOT NULL,  -- 1 where this site keeps it, which counts in `stored`
     PRIMARY KEY (dataset_id, name)
 ) WITHOUT ROWID;
 CREATE INDEX files_name ON files (name, dataset_id);
