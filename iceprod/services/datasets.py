@@ -284,14 +284,19 @@ class DatasetService:
 
     async def change_jobs(self, principal: Principal, event: TaskEvent, job_ids: list[str]) -> int:
         """Suspend, resume, reset or hard reset the tasks of jobs; how many tasks that changed."""
-        task_ids: list[str] = []
-        for number, job_id in enumerate(dict.fromkeys(job_ids), start=1):
+        wanted = list(dict.fromkeys(job_ids))
+        widest = 1
+        for number, job_id in enumerate(wanted, start=1):
             if number % BULK == 0:
                 await asyncio.sleep(0)
             dataset_id, _ = parse_job_id(job_id)
-            await self._checked(principal, f"job.{ACTIONS[event]}", dataset_id)
-            task_ids.extend(task.task_id for task in await self._store.tasks.of_job(job_id))
-        return await self._tasks.change_all(event, task_ids)
+            dataset = await self._checked(principal, f"job.{ACTIONS[event]}", dataset_id)
+            widest = max(widest, len(dataset.task_names))
+        changed, part = 0, max(1, BULK // widest)  # jobs whose tasks are moved in one transaction
+        for start in range(0, len(wanted), part):
+            task_ids = await self._store.tasks.ids_of_jobs(wanted[start : start + part])
+            changed += await self._tasks.change_all(event, task_ids)
+        return changed
 
     async def _graph(self, principal: Principal, document: Document, njobs: int) -> Graph:
         """The task graph, with what it needs of other datasets looked up."""

@@ -132,8 +132,10 @@ class Materialiser:
         plan = RequirementsPlan(config)
         first, number = dataset.jobs_made, dataset_number(dataset, config)
         rows, classes = await self._class_rows(dataset, number, plan, range(first, first + jobs))
-        await self._store.datasets.add_classes(classes)
-        self._scheduler.learn(classes)
+        new = [given for given in classes if not self._scheduler.knows(given.class_id)]
+        if new:
+            await self._store.datasets.add_classes(new)
+            self._scheduler.learn(new)
         made = await self._store.datasets.materialise(
             dataset.dataset_id, dataset.jobs_made, rows, now=self._clock()
         )

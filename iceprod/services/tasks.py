@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
@@ -14,7 +13,7 @@ from iceprod.model.growth import grow
 from iceprod.model.lifecycle import SOURCES, TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
 from iceprod.model.principal import Principal, PrincipalKind
-from iceprod.model.task import Attempt, Ended, Move, Moved, Outcome, Task
+from iceprod.model.task import Attempt, Ended, Move, Moved, Outcome, Task, parse_task_id
 from iceprod.model.values import value
 from iceprod.services.authorization import check_object
 from iceprod.services.catalogue import Catalogue
@@ -99,10 +98,9 @@ class TaskService:
         Tasks whose status does not allow it are left alone.
         """
         wanted = list(dict.fromkeys(task_ids))
-        for number, task_id in enumerate(wanted, start=1):
-            if number % BULK == 0:
-                await asyncio.sleep(0)  # reading from the store's cache waits for nothing
-            await self.check_seen(principal, f"task.{ACTIONS[event]}", task_id)
+        action = f"task.{ACTIONS[event]}"
+        for start in range(0, len(wanted), BULK):
+            await self._check_all(principal, action, wanted[start : start + BULK])
         return await self.change_all(event, wanted)
 
     async def change_all(self, event: TaskEvent, task_ids: Sequence[str]) -> int:
@@ -276,6 +274,29 @@ class TaskService:
             task_id=task_id,
         )
         return task
+
+    async def _check_all(self, principal: Principal, action: str, task_ids: Sequence[str]) -> None:
+        """As `check_seen`, for many tasks at once."""
+        if principal.kind is PrincipalKind.TASK:
+            for task_id in task_ids:
+                await self.check_seen(principal, action, task_id)
+            return
+        jobs = dict.fromkeys(task_id.rpartition("-")[0] for task_id in task_ids)
+        existing = set(await self._store.tasks.ids_of_jobs(list(jobs)))
+        for task_id in task_ids:
+            if task_id not in existing:
+                raise NotFoundError("task", task_id)
+            dataset = await self._catalogue.get(parse_task_id(task_id)[0])
+            check_object(
+                principal,
+                action,
+                kind="task",
+                identifier=task_id,
+                owner=dataset.owner,
+                group=dataset.group,
+                public=dataset.public,
+                task_id=task_id,
+            )
 
     async def check_attempt(self, principal: Principal) -> None:
         """Refuse a task whose attempt is over.

@@ -262,8 +262,8 @@ class TaskRepository(ABC):
         """Ids of a dataset's tasks in some statuses, in order, after that task id."""
 
     @abstractmethod
-    async def of_job(self, job_id: str) -> list[Task]:
-        """All tasks of a job in order."""
+    async def ids_of_jobs(self, job_ids: Sequence[str]) -> list[str]:
+        """Ids of all tasks of those jobs that exist, job by job as they are named."""
 
     @abstractmethod
     async def attempts(self, task_id: str) -> list[Attempt]:

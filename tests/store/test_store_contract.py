@@ -76,7 +76,7 @@ async def test_unknown_things_are_none_or_empty(store: Store):
     assert await store.jobs.get("garbage") is None
     assert await store.tasks.get("nope-0-0") is None
     assert await store.tasks.get("a b c") is None
-    assert await store.tasks.of_job("nope-0") == []
+    assert await store.tasks.ids_of_jobs(["nope-0", "garbage", "d-1-0"]) == []
     assert await store.tasks.attempts("nope-0-0") == []
     assert await store.tasks.move([Move("nope-0-0", E.CLAIMED), Move("", E.CLAIMED)], now=1.0) == [None, None]
     assert await store.tasks.renew([("nope-0-0", "L")], until=1.0) == [False]
@@ -604,7 +604,16 @@ async def test_jobs_are_listed_in_pages(store: Store):
     ]
     complete = await pages(store.jobs.select, "d", J.COMPLETE, limit=1)
     assert [page[0].job_id for page in complete] == ["d-1", "d-3"]
-    assert [task.task_id for task in await store.tasks.of_job("d-2")] == ["d-2-0"]
+    assert await store.tasks.ids_of_jobs(["d-2"]) == ["d-2-0"]
+
+
+async def test_the_tasks_of_jobs_are_named_job_by_job(store: Store):
+    await make(store, jobs=3, depends=CHAIN)
+    assert await store.tasks.ids_of_jobs([]) == []
+    assert await store.tasks.ids_of_jobs(["d-2", "d-7", "d-0"]) == [
+        *("d-2-0", "d-2-1", "d-2-2"),
+        *("d-0-0", "d-0-1", "d-0-2"),
+    ]
 
 
 async def test_ids_come_in_order_after_a_task(store: Store):

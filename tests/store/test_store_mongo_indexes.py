@@ -131,7 +131,7 @@ async def _ask_everything(store: Store) -> None:
     await store.tasks.due(90.0, 5)
     await store.tasks.ready_counts()
     await store.tasks.ready(100, "d-0-0", 5)
-    await store.tasks.of_job("d-0")
+    await store.tasks.ids_of_jobs(["d-0", "d-1"])
     await store.tasks.attempts("d-0-0")
     await store.tasks.recent_attempts("d", 0, 5)
     await store.tasks.renew([("d-0-0", "L")], until=5.0)

@@ -149,6 +149,10 @@ class Scheduler:
         self._transitions.wake(self._ready.learn(classes))
         self._draft.learnt(classes)
 
+    def knows(self, class_id: int) -> bool:
+        """Whether a class was heard of, so that the store has it."""
+        return self._ready.known(class_id) is not None
+
     async def find_classes(self, tasks: Mapping[int, Sequence[str]]) -> None:
         """Get to know the classes of these tasks, which other processes may have made."""
         unknown = {

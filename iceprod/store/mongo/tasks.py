@@ -180,12 +180,15 @@ class MongoTasks(TaskRepository):
                     break
         return found
 
-    async def of_job(self, job_id: str) -> list[Task]:
+    async def ids_of_jobs(self, job_ids: Sequence[str]) -> list[str]:
         """See the port."""
-        if job_place(job_id) is None:
-            return []
-        found = await self._context.jobs.find_one({"_id": job_id}, _FIELDS)
-        return [] if found is None else tasks_of(found)
+        known = sorted({job_id for job_id in job_ids if job_place(job_id) is not None})
+        tasks: dict[str, int] = {}
+        for start in range(0, len(known), _PART):
+            where = {"_id": {"$in": known[start : start + _PART]}}
+            found = await self._context.jobs.find(where, ("tasks.index",))
+            tasks.update((job["_id"], len(job["tasks"])) for job in found)
+        return [f"{job_id}-{index}" for job_id in job_ids for index in range(tasks.get(job_id, 0))]
 
     async def attempts(self, task_id: str) -> list[Attempt]:
         """See the port."""
