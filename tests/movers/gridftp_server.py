@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 from cryptography.x509.oid import NameOID
 
@@ -45,7 +45,7 @@ class Holder:
     """A certificate, its key, and the certificates above it."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: rsa.RSAPrivateKey
     above: tuple[x509.Certificate, ...] = ()
 
     @property
@@ -64,7 +64,7 @@ class Holder:
 
     def proxy(self, *, limited: bool = False, age: timedelta = timedelta(minutes=5)) -> Holder:
         """A proxy of it, good for a day from ``age`` ago."""
-        key, serial = ec.generate_private_key(ec.SECP256R1()), x509.random_serial_number() % 10**9
+        key, serial = _new_key(), x509.random_serial_number() % 10**9
         last = x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, str(serial))])
         policy = "300f300d060b2b060104019b5001010109" if limited else "300c300a06082b06010505071501"
         info = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14"), bytes.fromhex(policy))
@@ -82,6 +82,11 @@ class Holder:
             .sign(self.key, hashes.SHA256())
         )
         return Holder(made, key, (self.certificate, *self.above))
+
+
+def _new_key() -> rsa.RSAPrivateKey:
+    # A server makes its key of a delegation as long as the signer's: 256 bits would not do.
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def _usage(*, signs: bool = False) -> x509.KeyUsage:
@@ -111,7 +116,7 @@ class Authority:
     def create(cls, folder: Path, name: str = "Test CA") -> Authority:
         """A new one; its files lie in ``folder``."""
         folder.mkdir(exist_ok=True)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _new_key()
         holder = _signed(name_of(name), key, None, (x509.BasicConstraints(ca=True, path_length=None),))
         pem = holder.certificate.public_bytes(serialization.Encoding.PEM)
         command = ["openssl", "x509", "-hash", "-noout"]
@@ -145,7 +150,7 @@ class Authority:
         return self._sign(name_of(name), (x509.ExtendedKeyUsage([Use.CLIENT_AUTH]),))
 
     def _sign(self, name: x509.Name, extensions: Sequence[x509.ExtensionType]) -> Holder:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _new_key()
         none = x509.BasicConstraints(ca=False, path_length=None)
         return _signed(name, key, self.holder, (none, *extensions))
 
@@ -167,7 +172,7 @@ class Authority:
 
 def _signed(
     name: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: rsa.RSAPrivateKey,
     signer: Holder | None,
     extensions: Sequence[x509.ExtensionType],
 ) -> Holder:
@@ -243,7 +248,10 @@ def anonymous(folder: Path, *more: str, address: str = "127.0.0.1") -> Iterator[
 
 @contextmanager
 def with_gsi(
-    folder: Path, *more: str, authority: Authority | None = None, names: Sequence[str] = ("localhost", "127.0.0.1")
+    folder: Path,
+    *more: str,
+    authority: Authority | None = None,
+    names: Sequence[str] = ("localhost", "127.0.0.1"),
 ) -> Iterator[GridFtpServer]:
     """A server that takes proxies of one user."""
     authority = authority or Authority.create(folder / "authorities")

@@ -132,10 +132,11 @@ async def secured(session: Session, wire: Wire, *, accepts: bool = False) -> Str
     if session.identity is None or session.options.dcau == "N":
         return wire
     context = _context(session.identity, session.access.ca_path, accepts=accepts)
-    stream = await TlsWire.over(wire, context, accepts=accepts)
+    in_clear = session.options.protection == "C"
+    stream = await TlsWire.over(wire, context, accepts=accepts, stays=not in_clear)
     if not session.delegated or stream.tls.peer != session.delegated:
         raise ConnectionAbortedError("somebody else is at the end of the data connection")
-    return stream.bare() if session.options.protection == "C" else stream
+    return stream.bare() if in_clear else stream
 
 
 def _context(identity: Identity, ca_path: str | None, *, accepts: bool) -> ssl.SSLContext:

@@ -19,6 +19,7 @@ from iceprod.movers.gridftp.faults import ProtocolFault, Refused, in_words
 from iceprod.movers.gridftp.session import Session
 from iceprod.movers.gridftp.wire import Stream, Wire
 
+_VERB: Final = "RETR"
 WINDOW_BYTES: Final = 32 << 20
 """How far ahead of what is wanted next a block may be to be read."""
 _PART_BYTES: Final = 512 * 1024
@@ -26,11 +27,11 @@ _MAX_CONNECTIONS: Final = 256
 
 
 class Window:
-    """Parts of a file that came before those in front of them. No I/O."""
+    """Parts of ``length`` bytes, some of which came before those in front of them. No I/O."""
 
-    def __init__(self, start: int, end: int | None) -> None:
-        self.next = start
-        self._end = end
+    def __init__(self, length: int) -> None:
+        self.next = 0
+        self._end = length
         self._parts: dict[int, bytes] = {}
         self._held = mode_e.Ranges()
 
@@ -50,7 +51,7 @@ class Window:
             BlockError: it is outside of what was asked for, or came before.
         """
         end = offset + len(part)
-        if offset < self.next or (self._end is not None and end > self._end):
+        if offset < self.next or end > self._end:
             raise mode_e.BlockError("a block outside of what was asked for")
         if self._held.add(offset, end) != len(part):
             raise mode_e.BlockError("blocks that overlap")
@@ -71,12 +72,13 @@ class ParallelDownload(Incoming):
     def __init__(self, session: Session, location: Location, facts: Facts, span: Span) -> None:
         self.facts = facts
         self.offset = span.offset
-        self.length = extent(facts, span)
+        if (length := extent(facts, span)) is None:
+            raise InputError("the server does not tell the size, without which there are no parallel streams")
+        self.length = length
         self._session = session
         self._location = location
-        end = None if self.length is None else self.offset + self.length
-        self._window = Window(self.offset, end)
-        self._end = end
+        self._window = Window(length)
+        self._end = length
         self._tasks: set[asyncio.Task[None]] = set()
         self._news, self._moved = asyncio.Event(), asyncio.Event()
         self._expected: int | None = None
@@ -85,7 +87,7 @@ class ParallelDownload(Incoming):
         self._listener: data.Listener | None = None
         self._ended = self.length == 0
 
-    async def begin(self, span: Span) -> None:
+    async def begin(self) -> None:
         """Ask for it.
 
         Raises:
@@ -101,9 +103,11 @@ class ParallelDownload(Incoming):
         try:
             await self._listener.announce()
             self._start(self._accept(self._listener))
-            partial = self.offset or span.length is not None
-            verb = "ERET" if partial else "RETR"
-            await data.start(session, verb, f"P {self.offset} {self.length} {path}" if partial else path, [])
+            # Of a part, blocks tell their place in the part, not in the file.
+            verb, argument = _VERB, path
+            if self.length != self.facts.size_bytes:
+                verb, argument = "ERET", f"P {self.offset} {self.length} {path}"
+            await data.start(session, verb, argument, [])
             self._start(data.ended(session, verb, within_s=data.FOREVER_S))
         except BaseException:
             await self.abort()
@@ -202,16 +206,14 @@ class ParallelDownload(Incoming):
         """Wait for the ends of all connections and for the server's word."""
         while not self._is_all_here or self._session.busy:
             await self._some_news()
-        if not self._window.is_empty or (self._end is not None and self._window.next != self._end):
+        if not self._window.is_empty or self._window.next != self._end:
             raise ProtocolFault("blocks are missing")
         self._ended = True
 
     def _failed(self, why: str) -> TransferFailed:
         self._ended = True
-        done = self._window.next - self.offset
-        return TransferFailed(
-            f"{self._location.authority}: {why}", source=str(self._location), done_bytes=done
-        )
+        said, source = f"{self._location.authority}: {why}", str(self._location)
+        return TransferFailed(said, source=source, done_bytes=self._window.next)
 
     async def finish(self) -> None:
         """Leave it; nothing is open when all was read."""
@@ -235,5 +237,5 @@ async def begin(session: Session, location: Location, span: Span) -> ParallelDow
     if facts.is_directory:
         raise InputError(f"{location} is a directory")
     body = ParallelDownload(session, location, facts, span)
-    await body.begin(span)
+    await body.begin()
     return body

@@ -98,19 +98,22 @@ class TlsWire:
         self._buffer = memoryview(bytearray(PIECE_BYTES))
 
     @classmethod
-    async def over(
-        cls, wire: Wire, context: ssl.SSLContext, *, accepts: bool, server_name: str | None = None
-    ) -> Self:
-        """Shake hands as GSI does it on data connections: TLS, then that nothing is delegated.
+    async def over(cls, wire: Wire, context: ssl.SSLContext, *, accepts: bool, stays: bool) -> Self:
+        """Shake hands as GSI does it on data connections.
+
+        Where TLS does not stay for what follows (protection C), the connecting side says in a last
+        record that nothing is delegated; where it does, that byte would be one of the file.
 
         Raises:
             OSError: TLS or the connection failed.
         """
-        tls = Secured(context, server_name=server_name, accepts=accepts)
+        tls = Secured(context, accepts=accepts)
         made = cls(wire, tls)
         while not tls.handshake():
             await made._exchange()
         await wire.send(tls.give())
+        if stays:
+            return made
         if accepts:
             await made._flag()
         else:
