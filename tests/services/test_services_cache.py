@@ -150,7 +150,6 @@ async def test_two_places_named_together_are_never_served_as_one_of_them(place):
 async def test_a_stale_copy_is_checked_once_and_kept_if_it_is_right(place):
     await place.read("a")
     await kept(place)
-    await asyncio.sleep(1.1)  # it is held open for a moment
     place.now[0] += 61
 
     found = await asyncio.gather(*(place.read("a") for _ in range(20)))
@@ -218,8 +217,7 @@ async def test_the_fetch_goes_on_when_who_began_it_leaves(place):
     assert len(place.origin.fetches) == 1
 
 
-async def test_a_fetch_that_nobody_reads_ends_and_is_gone_on_with_later(place, monkeypatch):
-    monkeypatch.setattr("iceprod.services.cache.cache._LINGER_S", 0.05)
+async def test_a_fetch_that_nobody_reads_ends_and_is_gone_on_with_later(place):
     reading = await place.cache.read(place.wanted("a"))
     await reading.more_than(10_000)
     place.origin.gate.clear()
@@ -258,7 +256,6 @@ async def test_the_copy_not_read_for_longest_goes_first_but_not_what_is_pinned_o
         place.now[0] += 61
         pinned, read = place.wanted("f0"), await place.cache.read(place.wanted("f1"))
         await place.cache.pin(pinned.key)
-        await asyncio.sleep(1.1)
         place.origin.files["new"] = Remote(bytes(900))
 
         assert await place.read("new") == bytes(900)

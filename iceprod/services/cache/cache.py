@@ -6,6 +6,7 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,6 @@ logger = structlog.get_logger(__name__)
 
 _THREADS: Final = 8
 _TRIES: Final = 10
-_LINGER_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,22 @@ class _Held:
     checked_at: float
 
 
+@dataclass(slots=True)
+class _Look:
+    """A look for a copy, and how many wait for what it finds."""
+
+    task: asyncio.Task[Contents | None]
+    waiting: int = 0
+
+    def let_go(self) -> None:
+        """Let go of what was found when everybody who waited has hold of it."""
+        if self.waiting or not self.task.done() or self.task.cancelled() or self.task.exception():
+            return
+        contents = self.task.result()
+        if contents is not None and contents.found is not None:
+            contents.found.close()
+
+
 class Cache:
     """Copies of files of origins; one per process, on a directory that several may share."""
 
@@ -60,7 +76,7 @@ class Cache:
         self._fetches: dict[str, Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, _Held] = {}
-        self._looking: dict[str, asyncio.Task[Contents | None]] = {}
+        self._looking: dict[str, _Look] = {}
 
     async def open(self) -> None:
         """Make the directories, and clean up after processes that died."""
@@ -69,9 +85,10 @@ class Cache:
 
     async def close(self) -> None:
         """Give up what is coming."""
-        for task in [*self._tasks, *self._looking.values()]:
+        tasks = [*self._tasks, *(look.task for look in self._looking.values())]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._looking.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -94,8 +111,8 @@ class Cache:
             NotFoundError, AccessDenied, TransferFailed, Unavailable: what the origin says.
         """
         key = wanted.key
-        contents = self._at_hand(key) or await self._look(key, wanted)
-        return contents.reading() if contents is not None else None
+        contents = self._at_hand(key)
+        return contents.reading() if contents is not None else await self._look(key, wanted)
 
     async def known(self, key: str) -> entry.Copy | None:
         """What is known of a copy, without asking whether it is still right."""
@@ -142,27 +159,29 @@ class Cache:
     def _is_fresh(self, checked_at: float) -> bool:
         return 0 <= self._tools.clock() - checked_at < self._limits.fresh_s
 
-    async def _look(self, key: str, wanted: Wanted) -> Contents | None:
+    async def _look(self, key: str, wanted: Wanted) -> Reading | None:
         """What a look for the copy finds, one look for all who want it at the same time."""
         for _ in range(_TRIES):
-            task = self._looking.get(key)
-            if task is None:
-                task = asyncio.create_task(self._found(key, wanted))
-                self._looking[key] = task
-                task.add_done_callback(lambda done: self._looked(key, done))
+            look = self._looking.get(key)
+            if look is None:
+                look = self._looking[key] = _Look(asyncio.create_task(self._found(key, wanted)))
+                look.task.add_done_callback(partial(self._looked, key, look))
+            look.waiting += 1
             try:
-                contents = await asyncio.shield(task)
+                contents = await asyncio.shield(look.task)
+                return contents.reading() if contents is not None else None
             except Restart:
                 continue
-            if contents is None or contents.descriptor >= 0:
-                return contents
+            finally:
+                look.waiting -= 1
+                look.let_go()
         raise TransferFailed("the copy was given up again and again", retry_after_s=1)
 
-    def _looked(self, key: str, task: asyncio.Task[Contents | None]) -> None:
-        if self._looking.get(key) is task:
-            del self._looking[key]
+    def _looked(self, key: str, look: _Look, task: asyncio.Task[Contents | None]) -> None:
+        del self._looking[key]
         if not task.cancelled():
             task.exception()  # told to those who waited, if anybody still did
+        look.let_go()
 
     async def _found(self, key: str, wanted: Wanted) -> Contents | None:
         shelf, run = self._shelf, self._tools.run
@@ -202,7 +221,8 @@ class Cache:
         await self._tools.run(lambda: self._shelf.touch(key, opened.copy, now))
         contents = Contents(opened.copy.told, opened.descriptor, copy=opened.copy)
         self._held[key] = _Held(contents, opened.checked_at)
-        return _kept_open(contents)
+        contents.found = contents.reading()
+        return contents
 
     async def _ask(self, wanted: Wanted) -> tuple[Facts, Source]:
         """What the first place that answers tells, and which that is."""
@@ -227,7 +247,8 @@ class Cache:
                 raise
             logger.warning("no room for a copy", error=exc.message)
             return None
-        return _kept_open(contents)
+        contents.found = contents.reading()
+        return contents
 
     def _fetched(self, key: str, fetch: Fetch, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -241,12 +262,6 @@ class Cache:
     def _forget_closed(self) -> None:
         for key in [key for key, held in self._held.items() if held.contents.descriptor < 0]:
             del self._held[key]
-
-
-def _kept_open(contents: Contents) -> Contents:
-    """``contents``, held for a moment: who asked may be gone by now, or ask again soon."""
-    asyncio.get_running_loop().call_later(_LINGER_S, contents.reading().close)
-    return contents
 
 
 async def stat(source: Source, origins: Origins) -> Facts:

@@ -16,7 +16,8 @@ _NO_WAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 class Contents:
     """A file that many read; closed when the last has let go, and nobody writes it.
 
-    ``copy`` is what is known of a complete one.  ``on_unused`` is called when nobody reads any
+    ``copy`` is what is known of a complete one; ``found`` holds it until those who looked for it
+    have hold of it themselves.  ``on_unused`` is called when nobody reads any
     more what is still coming.
     """
 
@@ -32,6 +33,7 @@ class Contents:
         self.copy = copy
         self.descriptor = descriptor
         self.readers = 0
+        self.found: Reading | None = None
         self._is_held = copy is None  # by who writes it
         self._is_withheld = False
         self._is_complete = copy is not None
@@ -44,6 +46,11 @@ class Contents:
     def visible(self) -> int:
         """How many bytes may be read by now."""
         return max(0, min(self._done, self.told.size_bytes - 1)) if self._is_withheld else self._done
+
+    @property
+    def has_all(self) -> bool:
+        """Whether every byte has come, right or not."""
+        return self._done >= self.told.size_bytes
 
     @property
     def error(self) -> IceProdError | None:

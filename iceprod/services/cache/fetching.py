@@ -274,7 +274,8 @@ class Fetch:
 
     def _give_up(self) -> None:
         """Nobody reads it: what is there already stays for the next who does."""
-        if self._task is not None:
+        has_all = self.contents is not None and self.contents.has_all
+        if self._task is not None and not has_all:
             self._task.cancel()
 
     async def _lead(self, part: Part) -> None:

@@ -170,13 +170,14 @@ class Shelf:
         meta.parent.mkdir(mode=0o700, exist_ok=True)
         former = entry.read(meta, Copy)
         copy = msgspec.structs.replace(copy, data=f"{part.key}.{secrets.token_hex(4)}")
-        os.rename(part.path, meta.parent / copy.data)
-        os.fchmod(part.descriptor, SEALED)
-        os.utime(part.descriptor, (at, at))
-        fcntl.flock(part.descriptor, fcntl.LOCK_SH)
-        sync(meta.parent)
-        write(meta, msgspec.json.encode(copy), at=at, durable=True)
-        self.about(part.key).unlink(missing_ok=True)
+        with self._ledger.balance():  # whoever counts meanwhile would find it nowhere
+            os.rename(part.path, meta.parent / copy.data)
+            os.fchmod(part.descriptor, SEALED)
+            os.utime(part.descriptor, (at, at))
+            fcntl.flock(part.descriptor, fcntl.LOCK_SH)
+            sync(meta.parent)
+            write(meta, msgspec.json.encode(copy), at=at, durable=True)
+            self.about(part.key).unlink(missing_ok=True)
         if former is not None:
             self._forget_data(meta.parent / former.data)
         return copy
