@@ -60,7 +60,7 @@ class Application(TornadoApplication):
             logger.info(
                 "request",
                 method=request.method,
-                path=request.path[:300],
+                path=_logged(request.path),
                 status=handler.get_status(),
                 ms=round(seconds * 1000, 1),
                 remote=request.remote_ip,
@@ -75,6 +75,12 @@ class Application(TornadoApplication):
                     await self._changed.wait()
         except TimeoutError:
             logger.warning("requests cut off", count=len(self._under_way))
+
+
+def _logged(path: str) -> str:
+    """A path without the secret that it may hold."""
+    head, sign, _secret = path.partition("/iup_")
+    return (f"{head}/…" if sign else path)[:300]
 
 
 class _Goodbye(OutputTransform):

@@ -31,15 +31,20 @@ HTTP_STATUS: Final[dict[str, HTTPStatus]] = {
 }
 """Slug → status."""
 
+_BY_REASON: Final = {
+    "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
+    "locked": HTTPStatus.LOCKED,
+    "gone": HTTPStatus.GONE,
+}
+"""Where the reason says more than the slug."""
+
 _RETRY_S: Final = 5
 
 
 def status_of(error: BaseException | None) -> HTTPStatus | None:
     """The status of an error that callers may see; None for a fault of ours."""
     if isinstance(error, IceProdError):
-        if error.detail.get("reason") == "storage_full":
-            return HTTPStatus.INSUFFICIENT_STORAGE
-        return HTTP_STATUS[error.code]
+        return _BY_REASON.get(str(error.detail.get("reason")), HTTP_STATUS[error.code])
     return None
 
 

@@ -17,9 +17,11 @@ from iceprod.server.handlers.files import FileHandler
 from iceprod.server.handlers.health import LiveHandler, MetricsHandler, ReadyHandler
 from iceprod.server.handlers.pages import datasets, session, site, submit, tasks
 from iceprod.server.handlers.rpc import RpcHandler
+from iceprod.server.handlers.uploads import announced, tus
 from iceprod.server.static import StaticHandler
 
 _ID: Final = r"([0-9A-Za-z-]{1,64})"
+_PATH_KEY: Final = r"(iup_[A-Za-z0-9_-]{43})"
 _DATASET_VERBS: Final = ("suspend", "resume", "reset", "hard_reset", "truncate")
 _VERBS: Final = ("suspend", "resume", "reset", "hard_reset")
 
@@ -84,7 +86,28 @@ SERVICES: Final = (
             "DELETE": "file.delete_any",
         },
     ),
-    Route("/_nginx/may-upload", MayUploadHandler, {"GET": "file.write_shared"}),
+    Route("/tus/?", tus.TusCreation, {"OPTIONS": "upload.about", "POST": "upload.create"}),
+    Route(
+        f"/tus/{_ID}",
+        tus.TusUpload,
+        {
+            "OPTIONS": "upload.about",
+            "GET": "upload.read",
+            "PATCH": "upload.write",
+            "DELETE": "upload.cancel",
+        },
+    ),
+    Route("/upload", announced.AnnounceHandler, {"POST": "upload.create"}),
+    Route("/upload/check", announced.CheckHandler, {"GET": "upload.read", "POST": "upload.read"}),
+    Route(
+        f"/upload/{_ID}/{_PATH_KEY}", announced.OneTimeHandler, {"PUT": "upload.send", "POST": "upload.send"}
+    ),
+    Route(
+        f"/upload/{_ID}/{_PATH_KEY}/check",
+        announced.OneTimeCheck,
+        {"GET": "upload.send", "POST": "upload.send"},
+    ),
+    Route("/_nginx/may-upload", MayUploadHandler, {"GET": "upload.about"}),
     Route("/healthz", LiveHandler, {"GET": "site.health"}),
     Route("/readyz", ReadyHandler, {"GET": "site.health"}),
     Route("/metrics", MetricsHandler, {"GET": "site.metrics"}),

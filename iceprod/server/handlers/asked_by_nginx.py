@@ -7,16 +7,21 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from tornado.escape import url_unescape
+from tornado.web import HTTPError
 
 from iceprod.errors import InputError
 from iceprod.model.principal import Principal
 from iceprod.server import client_certificate, errors
-from iceprod.server.handlers.files import FileAccess
+from iceprod.server.handlers.uploads import tus, tus_headers
+from iceprod.server.handlers.uploads.announced import PATH as ONE_TIME
+from iceprod.server.handlers.uploads.announced import secret_path
+from iceprod.server.handlers.uploads.receiving import UploadAccess
+from iceprod.services import authorization
 
 _FILES: Final = "/files/"
 
 
-class MayUploadHandler(FileAccess):
+class MayUploadHandler(UploadAccess):
     """204 if the upload that ``X-Original-URI`` and ``X-Original-Length`` describe would be taken.
 
     nginx's auth_request knows 401 and 403 for everything else, so the status that the
@@ -26,16 +31,50 @@ class MayUploadHandler(FileAccess):
 
     async def get(self) -> None:
         """Answer for the caller whose credential the request carries."""
-        original = self.request.headers.get("X-Original-URI", "").partition("?")[0]
-        if not original.startswith(_FILES):
+        original, size = self._original(), self.length_in("X-Original-Length")
+        if original.startswith(_FILES):
+            authorization.check(self.principal, "file.write_shared")
+            path = url_unescape(original.removeprefix(_FILES), encoding=None, plus=False)
+            await self.services.files.may_upload(self.principal, self.decode_argument(path), size=size)
+        elif original.startswith(f"{ONE_TIME}/"):
+            found = secret_path(original) or ("", "")
+            await self.services.uploads.one_time.may_send(*found, size=size)
+        elif original == tus_headers.PATH or original.startswith(f"{tus_headers.PATH}/"):
+            await self._may_send_by_tus(original, size)
+        else:
             raise InputError("X-Original-URI names no file")
-        path = self.decode_argument(url_unescape(original.removeprefix(_FILES), encoding=None, plus=False))
-        size = self.length_in("X-Original-Length")
-        await self.services.files.may_upload(self.principal, path, size=size)
         self.set_status(HTTPStatus.NO_CONTENT)
 
+    def _original(self) -> str:
+        return self.request.headers.get("X-Original-URI", "").partition("?")[0]
+
+    async def _may_send_by_tus(self, original: str, size: int | None) -> None:
+        headers, uploads = self.request.headers, self.services.uploads.service
+        method = headers.get("X-HTTP-Method-Override") or headers.get("X-Original-Method", "")
+        if method not in ("POST", "PATCH"):
+            return  # there is no body to be taken; the request itself asks who calls
+        upload_id = original.removeprefix(tus_headers.PATH).strip("/")
+        authorization.check(self.principal, "upload.write" if upload_id else "upload.create")
+        if headers.get("Tus-Resumable") != tus_headers.VERSION:
+            raise HTTPError(HTTPStatus.PRECONDITION_FAILED, f"Tus-Resumable must be {tus_headers.VERSION}")
+        if size:
+            tus.checked_type(headers)
+        tus_headers.proof(headers)
+        if upload_id:
+            await uploads.may_begin(
+                self.principal,
+                upload_id,
+                offset=tus_headers.number(headers, "Upload-Offset") or 0,
+                size=size,
+                length=tus_headers.number(headers, "Upload-Length"),
+            )
+        else:
+            asked = tus_headers.creation(headers)
+            await uploads.may_create(self.principal, asked.announced)
+
     async def _identify(self) -> Principal:
-        if self.credential() is None:
+        """Sessions count for tus alone, where the request itself proves whose page has sent it."""
+        if self._original().startswith(_FILES) and self.credential() is None:
             return await client_certificate.principal_of(self)
         return await super()._identify()
 

@@ -183,6 +183,11 @@ class UploadService:
         await self._targets.admit(principal or about.principal, about.target, size=None)
         await self._check_quota(about.holder, about.target, whole, upload_id=kept.upload_id)
 
+    async def drop(self, source: str) -> None:
+        """Throw away the file that the web server in front has put at ``source``."""
+        draft = await self.handed_over(source)
+        await self.run(draft.discard)
+
     async def handed_over(self, source: str) -> HandedOver:
         """The file that the web server in front has put at ``source``; discard it when it was taken.
 

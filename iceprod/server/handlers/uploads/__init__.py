@@ -1,0 +1,1 @@
+"""Files that come in parts (``tus``), or are announced before they are sent (``announced``)."""
