@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "movers": {"model", "errors", "clock", "config"},
     "services": {"model", "errors", "formats", "clock", "ids", *PORTS},
     # Of the store's port the methods use its values only: filters, and what is known of a log.
-    "rpc": {"services", "model", "formats", "errors", "clock", "_version", "store.base"},
+    "rpc": {"services", "model", "formats", "errors", "clock", "_version", "store.base", "store.files"},
     "rpc.protocol": {"errors"},
     "rpc.client": {"errors", "_version"},
     "site_sync": {"services", "model", "errors", "store.base"},
@@ -50,7 +50,7 @@ CONFINED: dict[str, tuple[str, ...]] = {
     "rich": ("cli",),
     "pydantic": ("config",),
     "pydantic_settings": ("config",),
-    "cryptography": ("services",),
+    "cryptography": ("services", "movers.gridftp"),
     "argon2": ("services", "server.assembly"),
     "psutil": ("pilot", "grids", "server"),
 }

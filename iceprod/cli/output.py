@@ -24,6 +24,7 @@ STATUS_COLORS: Mapping[str, str] = {
 }
 """Colours that people with any colour vision tell apart; the word always stands beside them."""
 
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _NOTABLE: Final = 0.0005
 """Less of a GB, core or hour than this is not worth a column."""
 
@@ -108,3 +109,12 @@ def amounts(resources: Mapping[str, Any] | None) -> str:
     values = resources or {}
     shown = ((f"{values[key]:.5g}", unit) for key, unit in units.items() if values.get(key, 0) >= _NOTABLE)
     return ", ".join(f"{amount} {unit}" for amount, unit in shown)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them, in powers of ten: ``1.5 GB``."""
+    for unit in _UNITS[:-1]:
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} {_UNITS[-1]}"

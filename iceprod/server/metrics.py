@@ -95,7 +95,7 @@ class Metrics:
         waiting = sum(demand.waiting for demand in self._services.scheduler.demand())
         pilots = Counter(str(pilot.status) for pilot in self._services.slots.pilots.values())
         failures = {name: record.failures for name, record in supervisor.records.items()}
-        news = self._services.news
+        news, transfers = self._services.news, self._services.transfers
         parts = [
             _table("iceprod_info", "gauge", "version", {__version__: 1}),
             # Whoever scrapes a port that several processes share is told which one has answered.
@@ -110,6 +110,8 @@ class Metrics:
             _one("iceprod_ready_tasks", "gauge", waiting),
             _one("iceprod_waiting_claims", "gauge", len(self._services.waiters)),
             _one("iceprod_live_pages", "gauge", self._viewers()),
+            _one("iceprod_transfers", "gauge", len(transfers.live())),
+            _table("iceprod_moved_bytes_total", "counter", "direction", transfers.accounting.bytes_moved),
             _table("iceprod_rpc_calls_total", "counter", "method", dispatcher.calls),
             _table("iceprod_rpc_errors_total", "counter", "code", dispatcher.errors),
             _table("iceprod_http_requests_total", "counter", "status", dict(self.requests)),

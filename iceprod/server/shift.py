@@ -17,6 +17,8 @@ from iceprod.config import Settings
 from iceprod.errors import IceProdError
 from iceprod.server.context import Services
 from iceprod.server.duties import Duty, Supervisor
+from iceprod.server.nginx.values import SENT_LOG
+from iceprod.services.sent_log import SentLog
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
     clock = clocks.now
     return (
         Duty("save pilots", 10.0, services.pilots.save_seen),
+        Duty("account bytes", 5.0, services.transfers.accounting.save),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
         Duty("look after uploads", 10.0, services.uploads.keeper.look_after),
         Duty("clean uploads", 600.0, lambda: services.files.clean(before=clock() - _UPLOAD_SILENCE_S)),
@@ -49,6 +52,7 @@ def duties_beside_others(services: Services) -> tuple[Duty, ...]:
 def shared_duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
     """What one process does for all, and how often."""
     clock, duty = clocks.now, services.duty
+    sent = SentLog(settings.nginx_path / "logs" / SENT_LOG, store.values, services.transfers.accounting)
     return (
         Duty("expire leases", min(5.0, settings.scheduling.lease_s / 4), services.leases.expire),
         Duty("release due tasks", 1.0, services.tasks.release_due),
@@ -56,6 +60,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("save usage", 30.0, lambda: services.scheduler.save_usage(fence=duty.fence)),
         Duty("audit counters", 10.0, services.audit.step),
         Duty("sample reports", 60.0, lambda: services.reports.sample(fence=duty.fence)),
+        Duty("read nginx's log", 5.0, lambda: sent.read(fence=duty.fence)),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),
         Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
         Duty("forget processes that are gone", 600.0, services.news.forget_gone),
@@ -115,6 +120,7 @@ class Shift:
         if was_holding:
             await self._attempt("usage not saved", self._save_usage)
         await self._attempt("pilots not saved", services.pilots.save_seen)
+        await self._attempt("bytes not accounted", services.transfers.accounting.save)
         await self._attempt("duties not released", services.duty.release)
         await self._attempt("last news not told", services.news.leave)
 

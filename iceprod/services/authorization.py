@@ -106,12 +106,25 @@ _TABLE: Final = """
     file.read_shared        -          any   any   -      -     any
     file.write_shared       -          -     any   -      -     any
     file.delete_shared      -          -     -     -      -     any
+    file.find               -          seen  own   -      -     any
+    file.get                -          seen  own   -      -     any
+    file.replicas           -          seen  own   -      -     any
+    file.register           -          own   own   -      -     any
+    file.add_replica        -          own   own   -      -     any
+    file.drop_replica       -          own   -     -      -     any
+    file.forget             -          own   -     -      -     any
     file.delete_any         -          -     any   -      -     any
     proxy.read              -          any   own   -      any   any
     proxy.write             -          any   own   -      -     any
 
     transfer.list           -          own   own   -      -     any
     transfer.get            -          own   own   -      -     any
+    quota.get               -          own   -     -      -     any
+    quota.list              -          own   -     -      -     any
+    quota.set               -          -     -     -      -     any
+    credential.list         -          own   -     -      -     any
+    credential.put          -          own   -     -      -     any
+    credential.delete       -          own   -     -      -     any
     usage.list              -          own   -     -      -     any
 
     upload.about            any        any   any   any    any   any

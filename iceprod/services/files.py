@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from iceprod.errors import ConflictError, InputError, LeaseLost, NotFoundError, TooLarge, Unavailable
+from iceprod.clock import Clock
+from iceprod.errors import ConflictError, InputError, NotFoundError, TooLarge, Unavailable
 from iceprod.model.dataset import Dataset
-from iceprod.model.lifecycle import TaskStatus
+from iceprod.model.file import Direction, FileRecord, Flow, Replica
 from iceprod.model.principal import Principal, PrincipalKind
-from iceprod.model.task import parse_job_id
+from iceprod.model.task import parse_job_id, parse_task_id
 from iceprod.services import authorization
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.file_catalogue import FileCatalogue, here
 from iceprod.services.filestore import (
     Draft,
     FileFacts,
@@ -31,6 +33,8 @@ from iceprod.services.filestore import (
     OpenedFile,
     check_names,
 )
+from iceprod.services.holding import check_lease
+from iceprod.services.quotas import Quotas, Reservation
 from iceprod.store.base import Store
 
 T = TypeVar("T")
@@ -47,6 +51,32 @@ class _Area:
 
     dataset_id: str | None = None
     job_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path that a caller may use, and whose the file there is; empty fields are nobody's."""
+
+    names: tuple[str, ...]
+    area: _Area
+    owner: str = ""
+    group: str = ""
+
+    @property
+    def dataset_id(self) -> str:
+        """The dataset that it belongs to; empty for the site's."""
+        return self.area.dataset_id or ""
+
+    @property
+    def path(self) -> str:
+        """As clients write it."""
+        return "/".join(self.names)
+
+    @property
+    def name(self) -> str:
+        """Under what the catalogue has it."""
+        names = (self.names[0], *self.names[2:]) if self.area.dataset_id else self.names
+        return "/".join(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +108,25 @@ class Arrived:
     """A file that was received; ends with `commit` or `abort`, and takes one call at a time."""
 
     def __init__(
-        self, files: FileService, principal: Principal, names: tuple[str, ...], draft: Draft
+        self,
+        files: FileService,
+        principal: Principal,
+        place: Place,
+        draft: Draft,
+        *,
+        room: Reservation | None = None,
     ) -> None:
         self._files = files
         self._principal = principal
-        self._names = names
+        self._place = place
         self._draft = draft
+        self._room = room
         # The client may go while a write is under way; its descriptor must stay until that ends.
         self._lock = asyncio.Lock()
         self._is_over = False
 
     async def commit(self, *, size: int | None = None, digest: bytes | None = None) -> StoredFile:
-        """Check size and SHA-256 where they were announced, and make the file appear.
+        """Check size and SHA-256 where they were announced, and make the file appear, in the catalogue too.
 
         Raises:
             InputError: something else arrived than was announced.
@@ -103,14 +140,21 @@ class Arrived:
             raise InputError("the digest is not that of what came")
         await self._files.check_lease(self._principal)
         facts = FileFacts(draft.size_bytes, 0.0, draft.digest)
-        is_new = await self._with_draft(lambda: draft.commit(self._names))
+        is_new = await self._with_draft(lambda: draft.commit(self._place.names))
+        await self._files.register(self._principal, self._place, facts)
+        self._release()
         return StoredFile(facts, is_new)
 
     async def abort(self) -> None:
         """Leave nothing behind; harmless after `commit`."""
+        self._release()
         async with self._lock:
             self._is_over = True
             await self._files.run(self._draft.discard)
+
+    def _release(self) -> None:
+        if self._room is not None:
+            self._room.release()
 
     async def _with_draft(self, work: Callable[[], T]) -> T:
         async with self._lock:
@@ -123,10 +167,17 @@ class Upload(Arrived):
     """A file being written by this process."""
 
     def __init__(
-        self, files: FileService, principal: Principal, names: tuple[str, ...], incoming: Incoming
+        self,
+        files: FileService,
+        principal: Principal,
+        place: Place,
+        incoming: Incoming,
+        *,
+        room: Reservation,
     ) -> None:
-        super().__init__(files, principal, names, incoming)
+        super().__init__(files, principal, place, incoming, room=room)
         self._incoming = incoming
+        self._growing = room
         self._piece = bytearray()
         self._size_bytes = 0
 
@@ -135,6 +186,7 @@ class Upload(Arrived):
 
         Raises:
             TooLarge: the file is over the limit.
+            QuotaExceeded: it has become more than may be kept.
             Unavailable: the disk is full.
         """
         self._size_bytes += len(data)
@@ -151,16 +203,30 @@ class Upload(Arrived):
     async def _flush(self) -> None:
         piece, self._piece = bytes(self._piece), bytearray()
         if piece:
+            await self._growing.grow(to_bytes=self._size_bytes)
             await self._with_draft(lambda: self._incoming.write(piece))
 
 
 class FileService:
     """Reads and writes files of the temp areas for those who may."""
 
-    def __init__(self, store: Store, tree: FileTree, *, catalogue: Catalogue, max_bytes: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tree: FileTree,
+        *,
+        clock: Clock,
+        catalogue: Catalogue,
+        known: FileCatalogue,
+        quotas: Quotas,
+        max_bytes: int,
+    ) -> None:
         self._store = store
         self._tree = tree
+        self._clock = clock
         self._catalogue = catalogue
+        self._known = known
+        self._quotas = quotas
         self._max_bytes = max_bytes
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="files")
 
@@ -179,7 +245,7 @@ class FileService:
             NotFoundError: there is none, or it is none of the caller's.
             InputError: no file can have such a path.
         """
-        names = await self._admit(principal, "file.read", path)
+        names = (await self._admit(principal, "file.read", path)).names
         try:
             return Download(self, await self.run(lambda: self._tree.read(names)))
         except NotFoundError:
@@ -191,9 +257,16 @@ class FileService:
         Raises:
             NotFoundError: the area is none of the caller's.
             TooLarge, Unavailable: it is over the limit, or there is no room.
+            QuotaExceeded: it is more than may be kept.
         """
-        names = await self.may_upload(principal, path, size=size)
-        return Upload(self, principal, names, await self.run(self._tree.begin))
+        place = await self._may_upload(principal, path, size=size)
+        room = self._room(place)
+        await room.grow(to_bytes=size or 0)
+        try:
+            return Upload(self, principal, place, await self.run(self._tree.begin), room=room)
+        except BaseException:
+            room.release()
+            raise
 
     async def may_upload(
         self, principal: Principal, path: str, *, size: int | None = None
@@ -201,13 +274,23 @@ class FileService:
         """The names of ``path``, if `upload` would begin.
 
         Raises:
-            NotFoundError, TooLarge, Unavailable: as of `upload`.
+            NotFoundError, TooLarge, Unavailable, QuotaExceeded: as of `upload`.
         """
-        names = await self._admit(principal, "file.write", path)
+        place = await self._may_upload(principal, path, size=size)
+        await self._quotas.check(
+            owner=place.owner, group=place.group, dataset_id=place.dataset_id, more_bytes=size or 0
+        )
+        return place.names
+
+    async def _may_upload(self, principal: Principal, path: str, *, size: int | None) -> Place:
+        place = await self._admit(principal, "file.write", path)
         self.check_size(size or 0)
         # Also of a size that nobody knows: what nginx writes, nobody looks at until it is there.
         self._tree.check_space(size or 0)
-        return names
+        return place
+
+    def _room(self, place: Place) -> Reservation:
+        return self._quotas.hold(owner=place.owner, group=place.group, dataset_id=place.dataset_id)
 
     async def take_over(self, principal: Principal, path: str, source: str) -> Arrived:
         """Take the file at ``source``, which the web server in front has received for ``path``.
@@ -216,20 +299,25 @@ class FileService:
 
         Raises:
             NotFoundError: the area is none of the caller's.
-            TooLarge: it is over the limit.
+            TooLarge, QuotaExceeded: it is over the limit.
             Unavailable: it is not at ``source`` any more, or leaves too little space.
         """
         draft = await self.handed_over(source)
+        room: Reservation | None = None
         try:
-            names = await self._admit(principal, "file.write", path)
+            place = await self._admit(principal, "file.write", path)
             self.check_size(draft.whole_size_bytes)
             self._tree.check_space(0)  # it is there already
+            room = self._room(place)
+            await room.grow(to_bytes=draft.whole_size_bytes)
             while await self.run(draft.read_more):
                 pass
         except BaseException:
+            if room is not None:
+                room.release()
             await self.run(draft.discard)
             raise
-        return Arrived(self, principal, names, draft)
+        return Arrived(self, principal, place, draft, room=room)
 
     async def adopt(self, principal: Principal, path: str, source: Path, *, digest: bytes) -> StoredFile:
         """Put the file at ``source``, complete, on the disk and of that digest, in its place.
@@ -241,9 +329,9 @@ class FileService:
             LeaseLost: the task's lease has ended.
             Unavailable: there is no room.
         """
-        names = await self._admit(principal, "file.write", path)
+        place = await self._admit(principal, "file.write", path)
         draft = await self.run(lambda: self._tree.adopt(source, digest))
-        arrived = Arrived(self, principal, names, draft)
+        arrived = Arrived(self, principal, place, draft)
         try:
             return await arrived.commit()
         finally:
@@ -279,17 +367,51 @@ class FileService:
         """Delete what uploads left behind that ended badly before that instant; how much that was."""
         return await self.run(lambda: self._tree.clean(before=before))
 
+    async def flow(self, principal: Principal, path: str, direction: Direction) -> Flow:
+        """Whose bytes they are that go to or come from that path: the owner's of its dataset.
+
+        Files of the site's area count for the caller, and for a task's dataset.
+        """
+        dataset = await self.dataset_of(path)
+        if dataset is None and principal.kind is PrincipalKind.TASK:
+            dataset = await self._catalogue.get(parse_task_id(principal.id)[0])
+        if dataset is None:
+            return Flow(principal.id, direction, "files")
+        return Flow(dataset.owner, direction, "files", group=dataset.group, dataset_id=dataset.dataset_id)
+
     async def delete(self, principal: Principal, path: str) -> None:
         """Delete a file.
 
         Raises:
             NotFoundError: there is none, or it is none of the caller's.
         """
-        names = await self._admit(principal, "file.delete", path)
+        place = await self._admit(principal, "file.delete", path)
         try:
-            await self.run(lambda: self._tree.delete(names))
+            await self.run(lambda: self._tree.delete(place.names))
         except NotFoundError:
+            # Whoever deleted it may have been cut off before it was forgotten.
+            await self._known.gone_from_here(place.dataset_id, place.name, place.path)
             raise NotFoundError("file", path) from None
+        await self._known.gone_from_here(place.dataset_id, place.name, place.path)
+
+    async def register(self, principal: Principal, place: Place, facts: FileFacts) -> None:
+        """Have the catalogue know of a file that has just been put in its place."""
+        now, task_index = self._clock(), None
+        if principal.kind is PrincipalKind.TASK and place.area.job_index is not None:
+            task_index = parse_task_id(principal.id)[2]
+        record = FileRecord(
+            place.dataset_id,
+            place.name,
+            facts.size_bytes,
+            {"sha256": facts.digest.hex()},
+            place.owner,
+            place.group,
+            now,
+            place.area.job_index,
+            task_index,
+            (Replica(here(place.path), "", now),),
+        )
+        await self._known.register(record)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do blocking ``work`` on a thread; what was begun ends even if nobody waits any more."""
@@ -311,36 +433,34 @@ class FileService:
         Raises:
             LeaseLost: the task is somebody else's by now, or was stopped.
         """
-        if principal.kind is not PrincipalKind.TASK:
-            return
-        task = await self._store.tasks.get(principal.id)
-        if task is None or task.status is not TaskStatus.PROCESSING or task.lease_id != principal.lease_id:
-            raise LeaseLost(f"task {principal.id} is no longer held by this lease", task_id=principal.id)
+        await check_lease(self._store, principal)
 
-    async def _admit(self, principal: Principal, action: str, path: str) -> tuple[str, ...]:
-        """The names of the path, once it is certain that the caller may do that there."""
+    async def _admit(self, principal: Principal, action: str, path: str) -> Place:
+        """The place of the path, once it is certain that the caller may do that there."""
         names = check_names(path.split("/"))
         area = _area_of(names)
         if area.dataset_id is None:
             authorization.check(principal, f"{action}_shared")
+            # What a task leaves there is its owner's.
+            owner, group = principal.id, ""
+            if principal.kind is PrincipalKind.TASK:
+                owner, group = await self._holder(parse_task_id(principal.id)[0])
         else:
             authorization.check(principal, action)
+            owner, group = await self._holder(area.dataset_id)
             authorization.check_area(
-                principal,
-                action,
-                dataset_id=area.dataset_id,
-                job_index=area.job_index,
-                owner=await self._owner(area.dataset_id),
+                principal, action, dataset_id=area.dataset_id, job_index=area.job_index, owner=owner
             )
         await self.check_lease(principal)
-        return names
+        return Place(names, area, owner, group)
 
-    async def _owner(self, dataset_id: str) -> str:
-        """Whose dataset it is; nobody's if it is absent, so that absent and hidden look the same."""
+    async def _holder(self, dataset_id: str) -> tuple[str, str]:
+        """Owner and group of a dataset; nobody if it is absent, so that absent and hidden look the same."""
         try:
-            return (await self._catalogue.get(dataset_id)).owner
+            dataset = await self._catalogue.get(dataset_id)
         except NotFoundError:
-            return ""
+            return "", ""
+        return dataset.owner, dataset.group
 
 
 def _area_of(names: tuple[str, ...]) -> _Area:

@@ -395,3 +395,26 @@ def test_the_status_and_the_ranges_of_another_server_are_passed_on(echo, upstrea
         answer = echo.ask("/to-other", headers={"Range": "bytes=0-1"})
         assert (answer.status, answer.body) == (status, b"mu")
         assert upstream.requests("/other")[-1].headers["range"] == "bytes=0-1"
+
+
+def test_what_nginx_sends_by_itself_is_accounted(front, site):
+    log = front.settings.nginx_path / "logs" / "sent.log"
+
+    def told() -> list[int]:
+        return [json.loads(line)["bytes"] for line in log.read_text().splitlines()]
+
+    def accounted() -> int:
+        rows = site.call("usage.list")["items"]
+        return sum(row["bytes_moved"] for row in rows if (row["service"], row["direction"]) == ("files", "out"))
+
+    put(front, "counted", TEXT)
+    before = len(told())
+    whole = get(front, "counted")
+    part = get(front, "counted", Range="bytes=0-99")
+    unchanged = get(front, "counted", If_None_Match=whole.headers["etag"])
+
+    assert (whole.status, part.status, unchanged.status) == (200, 206, 304)
+    assert "x-account" not in whole.headers
+    until(lambda: len(told()) == before + 2, within_s=10)
+    assert told()[before:] == [len(TEXT), 100]
+    until(lambda: accounted() == sum(told()), within_s=20)

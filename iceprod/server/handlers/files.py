@@ -17,12 +17,15 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from iceprod.errors import IceProdError, InputError
+from iceprod.model.file import Direction
 from iceprod.model.principal import Principal
 from iceprod.server import client_certificate
 from iceprod.server.handlers.base import BaseHandler
 from iceprod.server.handlers.multipart import ENVELOPE_BYTES, FirstPart
+from iceprod.services.accounting import flow_text
 from iceprod.services.files import Arrived, Download, Upload
 from iceprod.services.filestore import FileFacts
+from iceprod.services.transfers import Transfer
 
 _PIECE: Final = 256 * 1024
 _INTERNAL: Final = "/_files/"
@@ -139,6 +142,7 @@ class FileHandler(FileAccess):
 
     _upload: Arrived | None = None
     _form: FirstPart | None = None
+    _transfer: Transfer | None = None
     _failure: IceProdError | None = None
     _source = ""
     """Where nginx has put the body, as long as nobody has taken it from there."""
@@ -163,8 +167,10 @@ class FileHandler(FileAccess):
         if self._source and self._form is None:
             source, self._source = self._source, ""
             self._upload = await self.services.files.take_over(self.principal, path, source)
+            await self._begin_transfer(path, Direction.IN)
             return
         self._upload = await self.services.files.upload(self.principal, path, size=self._announced())
+        await self._begin_transfer(path, Direction.IN)
         if self._source:
             await self._read_form()
             return
@@ -194,6 +200,7 @@ class FileHandler(FileAccess):
             return
         try:
             await self._upload.write(self._form.feed(chunk) if self._form else chunk)
+            await cast(Transfer, self._transfer).moved(len(chunk))
         except IceProdError as exc:
             # Told in `put`, when the client listens; what still comes is thrown away.
             self._failure = exc
@@ -204,8 +211,13 @@ class FileHandler(FileAccess):
         if self._failure is not None:
             raise self._failure
         upload = cast(Arrived, self._upload)
-        stored = await upload.commit(size=self._announced(), digest=self._digest)
+        try:
+            stored = await upload.commit(size=self._announced(), digest=self._digest)
+        except IceProdError as exc:
+            self._failure = exc
+            raise
         self._upload = None
+        self._end_transfer(stored.facts.size_bytes)
         self.set_status(HTTPStatus.CREATED if stored.is_new else HTTPStatus.OK)
         self._describe(stored.facts)
         self.write_json({"size_bytes": stored.facts.size_bytes, "sha256": stored.facts.digest.hex()})
@@ -226,10 +238,11 @@ class FileHandler(FileAccess):
         """Send a file or one range of it."""
         download = await self.services.files.download(self.principal, path)
         try:
-            if self._leave_to_nginx(path, download.facts):
+            if await self._leave_to_nginx(path, download.facts):
                 return
             span = self._answer_head(download.facts)
             if span is not None and self.request.method != "HEAD":
+                await self._begin_transfer(path, Direction.OUT, size=span.last - span.first + 1)
                 await self._send(download, span)
         finally:
             download.close()
@@ -243,7 +256,20 @@ class FileHandler(FileAccess):
         await self.services.files.delete(self.principal, path)
         self.set_status(HTTPStatus.NO_CONTENT)
 
-    def _leave_to_nginx(self, path: str, facts: FileFacts) -> bool:
+    async def _begin_transfer(self, path: str, direction: Direction, *, size: int | None = None) -> None:
+        flow = await self.services.files.flow(self.principal, path, direction)
+        size = self._announced() if size is None else size
+        self._transfer = self.services.transfers.begin(flow, label=f"/files/{path}", size_bytes=size)
+        self.set_header("X-Transfer-Id", self._transfer.transfer_id)
+
+    def _end_transfer(self, size_bytes: int) -> None:
+        """A file that nginx has received was not seen to come: its size is told at the end."""
+        transfer, self._transfer = cast(Transfer, self._transfer), None
+        if not isinstance(self._upload, Upload) and not transfer.moved_bytes:
+            transfer.note(size_bytes)
+        transfer.end()
+
+    async def _leave_to_nginx(self, path: str, facts: FileFacts) -> bool:
         """Tell nginx, where it is in front, which file to send; whether it is going to."""
         headers = self.request.headers
         is_offered = headers.get("X-Accel-Internal") == _INTERNAL
@@ -253,6 +279,8 @@ class FileHandler(FileAccess):
             return False
         self._describe(facts)
         self.set_header("X-Accel-Redirect", _INTERNAL + quote(path))
+        flow = await self.services.files.flow(self.principal, path, Direction.OUT)
+        self.set_header("X-Account", flow_text(flow))
         return True
 
     def _answer_head(self, facts: FileFacts) -> _Span | None:
@@ -296,8 +324,10 @@ class FileHandler(FileAccess):
                 offset += len(data)
                 self.write(data)
                 await self.flush()
+                await cast(Transfer, self._transfer).moved(len(data))
         except StreamClosedError:
             return
+        cast(Transfer, self._transfer).end()
 
     def _describe(self, facts: FileFacts) -> None:
         if self.request.method in ("GET", "HEAD"):
@@ -320,6 +350,8 @@ class FileHandler(FileAccess):
         self._abort()
 
     def _abort(self) -> None:
+        if self._transfer is not None:
+            self._transfer.end("the client went away" if self._failure is None else self._failure.message)
         upload, self._upload = self._upload, None
         source, self._source = self._source, ""
         if source:
