@@ -16,6 +16,7 @@ logger = structlog.get_logger(__name__)
 
 _RESTART_S = 1.0
 _RESTART_MAX_S = 60.0
+_CANCEL_AGAIN_S = 1.0
 
 Sleep = Callable[[float], Awaitable[object]]
 
@@ -81,10 +82,15 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Cancel everything and wait until it has ended."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cancel everything and wait until it has ended.
+
+        What goes on all the same is cancelled again: libraries lose a cancellation now and then.
+        """
+        left = set(self._tasks)
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
         self._tasks.clear()
 
     def _start(self, name: str, work: Coroutine[Any, Any, None], *, is_loop: bool = False) -> None:
@@ -99,7 +105,10 @@ class Supervisor:
     async def _keep(self, name: str, run: Callable[[], Awaitable[object]]) -> None:
         pause_s = _RESTART_S
         while True:
+            began = self._clock()
             await self._attempt(name, run)
+            if self._clock() - began > _RESTART_MAX_S:
+                pause_s = _RESTART_S  # it went well for long
             await self._sleep(pause_s)
             pause_s = min(_RESTART_MAX_S, pause_s * 2)
 

@@ -102,8 +102,10 @@ class GridController:
             except Exception:  # a mistake in one step must not end all further ones
                 logger.exception("grid controller failed")
             await asyncio.sleep(GAP_S)
+            # Not by `wait_for`, which swallows a cancellation that comes just as it is woken.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), PERIOD_S)
+                async with asyncio.timeout(PERIOD_S):
+                    await self._woken.wait()
 
     async def step(self, now: float) -> None:
         """Bring the grids' jobs and the pilots' records together, and start what is missing."""
@@ -135,7 +137,8 @@ class GridController:
                 while left := sum([await keeper.cancel_all() for keeper in self._keepers]):
                     self._woken.clear()
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._woken.wait(), GAP_S)
+                        async with asyncio.timeout(GAP_S):
+                            await self._woken.wait()
                     await self.step(self._clock())
         return left
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from iceprod.errors import AlreadyExists, ConfigError, IceProdError, Unavailable
 from iceprod.model.paging import Page
 from iceprod.model.resources import Offer
 from iceprod.rpc.registry import Call
-from iceprod.server import process
+from iceprod.server import duties, process
 from iceprod.server.app import make_application
 from iceprod.server.duties import Duty, Supervisor
 from iceprod.server.errors import HTTP_STATUS
@@ -201,6 +202,24 @@ async def test_duties_go_on_when_one_fails(caplog):
     assert record.failures >= 1
     assert record.ended_at == 7.0
     assert "duty failed" in caplog.text
+
+
+async def test_what_loses_a_cancellation_is_cancelled_again(monkeypatch):
+    monkeypatch.setattr(duties, "_CANCEL_AGAIN_S", 0.01)
+    began = asyncio.Event()
+
+    async def deaf() -> None:
+        for _ in range(3):
+            began.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    supervisor = Supervisor(lambda: 7.0)
+    supervisor.spawn("deaf", deaf())
+    await began.wait()
+
+    async with asyncio.timeout(5):
+        await supervisor.stop()
 
 
 async def test_application_knows_every_template_and_waits_for_what_is_under_way(web):

@@ -441,6 +441,21 @@ async def machine(tmp_path: Path) -> AsyncIterator[tuple[Site, asyncio.Task[None
     await site.controller.close()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_it_ends_also_if_it_is_woken_at_that_very_moment(site, turns):
+    running = asyncio.create_task(site.controller.run())
+    await asyncio.sleep(2 * module.GAP_S)
+
+    site.controller.wake()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    running.cancel()
+
+    done, _ = await asyncio.wait((running,), timeout=5)
+    assert done
+    assert running.cancelled()
+
+
 @pytest.mark.slow
 async def test_the_first_pilot_starts_at_once_when_work_appears(machine):
     site, _ = machine
