@@ -57,6 +57,8 @@ from iceprod.store.sqlite import SqliteStore
 
 _SILENT_LEASES = 2
 """After how many lease times without a word a pilot is given up."""
+_LEAST_SILENCE_S = 180.0
+"""A pilot that found no server comes again after a minute, and then waits for an answer."""
 
 
 def make_store(settings: Settings) -> Store:
@@ -264,7 +266,7 @@ def _make_pilots(base: _Base, *, accounts: Accounts, tasks: TaskService, watch: 
     limits = PilotLimits(
         heartbeat_s=scheduling.heartbeat_s,
         long_poll_max_s=scheduling.long_poll_max_s,
-        silence_s=_SILENT_LEASES * scheduling.lease_s,
+        silence_s=max(_LEAST_SILENCE_S, _SILENT_LEASES * scheduling.lease_s),
     )
     return PilotService(
         base.store,

@@ -97,10 +97,21 @@ class Supervisor:
         logger.info("stopped")
 
     async def _start(self) -> Reached:
-        reached = await self._workers.start()
+        reached = await self._workers.start_first()
+        # It answers for all: nobody who waits for the site need wait for the other workers.
+        started = await asyncio.gather(
+            self._workers.start_others(), self._start_front(), return_exceptions=True
+        )
+        for error in started:
+            if error is not None:
+                if self._front is not None:
+                    await self._front.stop(within_s=0.0)
+                raise error
+        return reached
+
+    async def _start_front(self) -> None:
         if self._front is not None:
             await self._front.start()
-        return reached
 
     async def _stop(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -70,18 +70,23 @@ class Workers:
         found = (self._current[number] for number in sorted(self._current))
         return tuple(Member(each.number, each.pid, each.ready_at) for each in found)
 
-    async def start(self) -> Reached:
-        """Start them all; where they answer.
+    async def start_first(self) -> Reached:
+        """Start one alone, which may have to bring the store up to date; where it answers.
+
+        Raises:
+            WorkerFailed: it ended instead.
+        """
+        return _expected(await self._add(0)).reached
+
+    async def start_others(self) -> None:
+        """Start the others, at once.
 
         Raises:
             WorkerFailed: one ended instead.
         """
-        # The first alone: it may have to bring the store up to date.
-        first = _expected(await self._add(0))
         others = await asyncio.gather(*(self._add(number) for number in range(1, self.plan.count)))
         for one in others:
             _expected(one)
-        return first.reached
 
     async def restart(self) -> bool:
         """Replace them one after the other; gives up at the first that does not get ready."""
