@@ -37,16 +37,14 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
         Duty("account bytes", 5.0, services.transfers.accounting.save),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
         Duty("look after uploads", 10.0, services.uploads.keeper.look_after),
+        Duty("recheck ready tasks", 2.0, services.scheduler.recheck),
         Duty("clean uploads", 600.0, lambda: services.files.clean(before=clock() - _UPLOAD_SILENCE_S)),
     )
 
 
 def duties_beside_others(services: Services) -> tuple[Duty, ...]:
     """What every process does that shares its store, and how often."""
-    return (
-        Duty("tell of pilots", 1.0, services.pilots.tell_seen),
-        Duty("recheck ready tasks", 2.0, services.scheduler.recheck),
-    )
+    return (Duty("tell of pilots", 1.0, services.pilots.tell_seen),)
 
 
 def shared_duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
@@ -58,6 +56,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("release due tasks", 1.0, services.tasks.release_due),
         Duty("end silent pilots", 15.0, services.pilots.end_silent),
         Duty("save usage", 30.0, lambda: services.scheduler.save_usage(fence=duty.fence)),
+        Duty("find jobs to make", 60.0, services.materialiser.look),
         Duty("audit counters", 10.0, services.audit.step),
         Duty("sample reports", 60.0, lambda: services.reports.sample(fence=duty.fence)),
         Duty("read nginx's log", 5.0, lambda: sent.read(fence=duty.fence)),

@@ -76,6 +76,8 @@ class Hearing:
     def processes_changed(self, rank: int, of: int) -> None:
         """This process is now the ``rank``-th of so many."""
         self.scheduler.share(rank, of)
+        # Who begins has repaired what another had left undone, and tells nobody of it.
+        self.scheduler.doubt()
 
     async def tell_state(self) -> None:
         """Tell what the holder of the duties knows best; a duty."""

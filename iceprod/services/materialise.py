@@ -69,11 +69,16 @@ class Materialiser:
         if dataset_id in self._unmade:
             self._wanted.set()
 
+    async def look(self) -> None:
+        """Find datasets with jobs to make, also those that the store did not say it has kept; a duty."""
+        for dataset in await self._store.datasets.active():
+            if dataset.jobs_made < dataset.jobs_wanted:
+                self.wake(dataset.dataset_id)
+
     async def run(self) -> None:
         """Fill buffers for ever, whenever there is a reason to look; a duty."""
         self._unmade.clear()
-        for dataset in await self._store.datasets.active():
-            self.wake(dataset.dataset_id)
+        await self.look()
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -86,6 +91,7 @@ class Materialiser:
                 self._unmade.discard(dataset_id)
         except Unavailable as exc:
             logger.warning("cannot make jobs now", dataset_id=dataset_id, reason=str(exc))
+            self._scheduler.doubt()  # they may have been made all the same
             await asyncio.sleep(1.0)
             self._wanted.set()
         except InputError as exc:

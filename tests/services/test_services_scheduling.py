@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from site_harness import ALICE, BOB, LARGE, SMALL, Site, ids, task, user
 
+from iceprod.errors import StoreUnavailable
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.resources import Offer, Resources
 from iceprod.services.tasks import Report
@@ -330,6 +332,63 @@ async def test_reconciling_finds_what_another_process_released(site: Site):
     await site.services.tasks.release(pilot, held.task_id, held.lease_id, "")
     await again.services.scheduler.reconcile()
     assert ids(await again.claim(pilot)) == [f"{dataset.dataset_id}-0-0"]
+
+
+async def test_a_task_that_begins_to_wait_while_all_is_counted_is_not_forgotten(site: Site, monkeypatch):
+    dataset = await site.submit()
+    pilot = await site.pilot()
+    held = await site.one(pilot)
+    tasks = site.store.tasks
+    count = tasks.ready_counts
+
+    async def released_meanwhile() -> dict[int, int]:
+        counts = await count()
+        await site.services.tasks.release(pilot, held.task_id, held.lease_id, "")
+        return counts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "ready_counts", released_meanwhile)
+        await site.services.scheduler.reload()
+    await site.services.scheduler.recheck()
+    assert ids(await site.claim(pilot)) == [f"{dataset.dataset_id}-0-0"]
+
+
+async def test_a_task_that_is_claimed_while_all_is_counted_hides_no_other(site: Site, monkeypatch):
+    await site.submit(task("a", **TINY), njobs=2)
+    pilot = await site.pilot()
+    tasks = site.store.tasks
+    move = tasks.move
+
+    async def reloaded_meanwhile(*args: Any, **options: Any) -> Any:
+        moved = await move(*args, **options)
+        await site.services.scheduler.reload()
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "move", reloaded_meanwhile)
+        await site.one(pilot)
+    await site.services.scheduler.recheck()
+    assert len(await site.claim(pilot)) == 1
+
+
+async def test_a_task_released_by_a_move_that_was_not_answered_is_found_soon(site: Site, monkeypatch):
+    dataset = await site.submit(task("a"), task("b", "a"))
+    pilot = await site.pilot()
+    held = await site.one(pilot)
+    tasks = site.store.tasks
+    move = tasks.move
+
+    async def lost(*args: Any, **options: Any) -> Any:
+        await move(*args, **options)
+        raise StoreUnavailable("the answer is lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "move", lost)
+        with pytest.raises(StoreUnavailable):
+            await site.finish(pilot, held)
+    assert await site.claim(pilot) == ()
+    await site.services.scheduler.recheck()
+    assert ids(await site.claim(pilot)) == [f"{dataset.dataset_id}-0-1"]
 
 
 async def test_the_demand_is_what_waits(site: Site):

@@ -348,6 +348,17 @@ async def test_an_error_tells_that_the_outcome_is_unknown(database: Database):
         at += 1
 
 
+@pytest.mark.parametrize("story", ["materialise", "set_config"])
+async def test_a_process_ends_what_it_had_begun_before_it_counts_what_waits(database: Database, story: str):
+    told = await Story.tell(database, *STORIES[story])
+    at = 2
+    while process := await told.play(database, GoAway(at)):
+        await process.tasks.ready_counts()
+        assert await seen(database) == told.end, at
+        at += 1
+    assert at > 2
+
+
 async def test_a_store_is_repaired_as_it_is_opened(mongo_url: str):
     store = MongoStore(mongo_url)
     await store.open()

@@ -61,7 +61,7 @@ class ReadyClass:
         self.count = 0  # waiting and not taken, in the window or beyond it
         self.served_at = now  # last claim, or when it began to wait
         self.taken: set[str] = set()  # handed to a claim that is not committed yet
-        self.is_doubtful = False  # tasks were removed because of news, which may come late
+        self.is_doubtful = False  # it may seem empty by news that came late, or by a count of before
         self.refilling: asyncio.Task[None] | None = None
         self._window: deque[str] = deque()
         self._others: deque[str] = deque()  # of other processes' stripes
@@ -161,12 +161,14 @@ class ReadyClass:
         self.count = held if is_all else max(self.count, held + 1)
 
     def expect(self, count: int) -> None:
-        """The store has so many, those that are taken among them."""
-        self.count = max(len(self._members), count - len(self.taken))
+        """The store had so many, those that are taken among them.
 
-    def empty(self) -> None:
-        """The store has nothing of this class beyond the window."""
-        self.count = len(self._members)
+        While that was read, some may have begun to wait, or be taken: whether a class that had
+        some is empty, only another look can tell.
+        """
+        before = self.count or len(self.taken)
+        self.count = max(len(self._members), count - len(self.taken))
+        self.is_doubtful |= bool(before and not self.count)
 
     def _append(self, task_id: str) -> None:
         self._members.add(task_id)
@@ -192,6 +194,7 @@ class ReadyIndex:
         self._known: dict[int, TaskClass] = {}
         self._strays: dict[int, dict[str, None]] = {}
         self._stripe: Stripe | None = None
+        self.is_stale = False  # tasks may have begun to wait of which nothing was heard here
         self.classes: dict[int, ReadyClass] = {}
 
     def learn(self, classes: Iterable[TaskClass]) -> Counter[int]:
@@ -216,7 +219,7 @@ class ReadyIndex:
             if ready is not None:
                 ready.expect(count)
         for class_id in self.classes.keys() - counts.keys():
-            self.classes[class_id].empty()
+            self.classes[class_id].expect(0)
 
     def reload(self, counts: Mapping[int, int]) -> None:
         """Take over the store's counts, and believe nothing that was held before."""
@@ -254,7 +257,7 @@ class ReadyIndex:
             self.start_refill(ready)
 
     def doubtful(self) -> list[ReadyClass]:
-        """The classes that seem empty by the word of other processes, which may have come late."""
+        """The classes that seem empty by the word of other processes, or by a count, which may be late."""
         found = [ready for ready in self.classes.values() if ready.is_doubtful and not ready.count]
         for ready in found:
             ready.is_doubtful = False

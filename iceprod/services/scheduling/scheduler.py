@@ -129,16 +129,29 @@ class Scheduler:
     async def reconcile(self) -> None:
         """Compare the index with the store's counts; a duty against whatever has drifted."""
         before = self._counts()
-        self._ready.load(await self._store.tasks.ready_counts())
+        was_stale, self._ready.is_stale = self._ready.is_stale, False
+        try:
+            counts = await self._store.tasks.ready_counts()
+        except BaseException:
+            self._ready.is_stale |= was_stale
+            raise
+        self._ready.load(counts)
         self._transitions.wake(self._counts() - before)
         self._ready.forget_idle(self._clock() - IDLE_CLASS_S)
 
+    def doubt(self) -> None:
+        """Tasks may have begun to wait of which nothing was heard here: count soon."""
+        self._ready.is_stale = True
+
     async def recheck(self) -> None:
-        """Ask the store about classes that seem empty and may not be; a duty beside other processes.
+        """Ask the store about classes that seem empty and may not be; a duty.
 
         A task that one process takes and gives back through another may be told of in the
-        wrong order, for there is none among the news of different processes.
+        wrong order, for there is none among the news of different processes.  And a call that
+        the store did not answer may have been carried out all the same.
         """
+        if self._ready.is_stale:
+            await self.reconcile()
         before = self._counts()
         for ready in self._ready.doubtful():
             await self._ready.start_refill(ready)

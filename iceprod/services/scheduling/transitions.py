@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from iceprod.clock import Clock
+from iceprod.errors import StoreUnavailable
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.shares import Leaf
 from iceprod.model.task import Move, Moved
@@ -54,7 +55,11 @@ class Transitions:
         return await self._turns.apply(moves)
 
     async def _carry_out(self, moves: Sequence[Move]) -> Results:
-        results = await self._store.tasks.move(moves, now=self._clock())
+        try:
+            results = await self._store.tasks.move(moves, now=self._clock())
+        except StoreUnavailable:
+            self._ready.is_stale = True  # some may have been made all the same, and nobody is told
+            raise
         released: Counter[int] = Counter()
         datasets: dict[str, bool] = {}
         for move, moved in zip(moves, results, strict=True):

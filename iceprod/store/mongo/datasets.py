@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from iceprod.errors import AlreadyExists, ConflictError
+from iceprod.errors import AlreadyExists, ConflictError, StoreUnavailable
 from iceprod.model.dataset import Dataset, Progress
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.paging import Page, Slice
@@ -43,6 +43,8 @@ from iceprod.store.mongo.effects import OWES
 from iceprod.store.mongo.pending import Making, complete, pending, starting
 from iceprod.store.mongo.recount import recount
 
+T = TypeVar("T")
+
 _RUNNING: Final = (JobStatus.PROCESSING.value, JobStatus.SUSPENDED.value)
 # A job with a failed task is in errors even while others of its tasks are still to run.
 _ACTIVE: Final[Sequence[Document]] = (
@@ -62,7 +64,7 @@ class MongoDatasets(DatasetRepository):
 
     async def add(self, dataset: Dataset, config: str) -> Dataset:
         """See the port."""
-        return await self._context.whole(self._add(dataset, config))
+        return await self._context.whole(self._noting(dataset.dataset_id, self._add(dataset, config)))
 
     async def get(self, dataset_id: str) -> Dataset | None:
         """See the port."""
@@ -137,7 +139,9 @@ class MongoDatasets(DatasetRepository):
     ) -> Dataset | None:
         """See the port."""
         return await self._context.whole(
-            self._set_config(dataset_id, config, expected_version=expected_version, now=now)
+            self._noting(
+                dataset_id, self._set_config(dataset_id, config, expected_version=expected_version, now=now)
+            )
         )
 
     async def materialise(
@@ -145,7 +149,8 @@ class MongoDatasets(DatasetRepository):
     ) -> Materialised | None:
         """See the port."""
         making = Making.of(first_job, class_ids)
-        return await self._context.whole(self._materialise(dataset_id, making, len(class_ids), now=now))
+        making_them = self._materialise(dataset_id, making, len(class_ids), now=now)
+        return await self._context.whole(self._noting(dataset_id, making_them))
 
     async def progress(self, dataset_id: str) -> Progress:
         """See the port."""
@@ -175,6 +180,14 @@ class MongoDatasets(DatasetRepository):
     async def recount(self, dataset_id: str) -> list[Drift]:
         """See the port; also carries out what a process that ended has left undone."""
         return await self._context.whole(recount(self._context, dataset_id))
+
+    async def _noting(self, dataset_id: str, change: Coroutine[Any, Any, T]) -> T:
+        """The result of a change of several writes; what of it could not be done is done later."""
+        try:
+            return await change
+        except StoreUnavailable:
+            self._context.left.add(dataset_id)
+            raise
 
     async def _add(self, dataset: Dataset, config: str) -> Dataset:
         name = dataset.dataset_id

@@ -55,10 +55,20 @@ async def repair_left(context: Context) -> None:
     left = sorted(context.left)
     context.left.clear()
     try:
-        await together(*(carry_out(context, dataset_id) for dataset_id in left))
+        await together(*(_mend(context, dataset_id) for dataset_id in left))
     except BaseException:
         context.left.update(left)
         raise
+
+
+async def _mend(context: Context, dataset_id: str) -> None:
+    """Do what is left undone for a dataset."""
+    document = await context.datasets.find_one({"_id": dataset_id})
+    if document is not None:
+        if "pending" in document:
+            await complete(context, document)
+        if await _owed(context, document):
+            await carry_out(context, dataset_id)
 
 
 async def recount(context: Context, dataset_id: str, *, correct: bool = True) -> list[Drift]:

@@ -87,8 +87,7 @@ class MongoTasks(TaskRepository):
         must follow for those is done by this process as soon as it can, or by `repair`; a
         caller who repeats the call is told None for their moves, by the guards.
         """
-        if self._context.left:
-            await self._context.whole(repair_left(self._context))
+        await self._repair_left()
         try:
             return await self._context.whole(self._move(moves, now=now))
         except (OverflowError, UnicodeEncodeError) as error:
@@ -137,6 +136,7 @@ class MongoTasks(TaskRepository):
 
     async def ready_counts(self) -> dict[int, int]:
         """See the port."""
+        await self._repair_left()  # until then the counters lag behind
         where = {"unfinished": {"$gt": 0}, "suspended": False}
         counts: defaultdict[int, int] = defaultdict(int)
         for document in await self._context.datasets.find(where, ("ready",)):
@@ -213,6 +213,11 @@ class MongoTasks(TaskRepository):
             limit=limit,
         )
         return [attempt_of(document) for document in found]
+
+    async def _repair_left(self) -> None:
+        """Do what could not be done while the database was away."""
+        if self._context.left:
+            await self._context.whole(repair_left(self._context))
 
     async def _move(self, moves: Sequence[Move], *, now: float) -> list[Moved | None]:
         places = [_place(move.task_id) for move in moves]
