@@ -105,6 +105,11 @@ class Quota:
     bytes_most: int | None = None
     files_most: int | None = None
 
+    @property
+    def is_limit(self) -> bool:
+        """Whether it limits anything."""
+        return self.bytes_most is not None or self.files_most is not None
+
 
 @dataclass(frozen=True, slots=True)
 class OriginCredential:

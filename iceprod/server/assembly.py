@@ -18,7 +18,7 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
-from iceprod.server.file_plane import make_file_plane
+from iceprod.server.file_plane import make_file_plane, make_quotas
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
@@ -27,6 +27,7 @@ from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.datasets import DatasetService
 from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Event, EventKind, Events
+from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.filestore import FileTree
 from iceprod.services.grids import GridController
@@ -347,8 +348,18 @@ def make_services(
         grids=controller,
     )
     tree = FileTree(settings.files_path, keep_free_bytes=settings.files.keep_free_bytes)
-    files = FileService(store, tree, catalogue=catalogue, max_bytes=settings.files.max_bytes)
-    plane = make_file_plane(store, settings, clock=clock, catalogue=catalogue, files=files)
+    known = FileCatalogue(store, catalogue, clock=clock)
+    quotas = make_quotas(store, settings, clock=clock, catalogue=catalogue)
+    files = FileService(
+        store,
+        tree,
+        clock=clock,
+        catalogue=catalogue,
+        known=known,
+        quotas=quotas,
+        max_bytes=settings.files.max_bytes,
+    )
+    plane = make_file_plane(store, settings, clock=clock, catalogue=catalogue, files=files, quotas=quotas)
     services = Services(
         accounts=accounts,
         certificates=Certificates(store, accounts, clock=clock),
@@ -370,8 +381,11 @@ def make_services(
         why=_make_why(base, datasets=datasets, tasks=tasks),
         reports=reports,
         files=files,
+        file_catalogue=known,
+        quotas=quotas,
         transfers=plane.transfers,
         origins=plane.origins,
+        proxying=plane.proxying,
         uploads=plane.uploads,
         events=base.events,
         slots=base.slots,

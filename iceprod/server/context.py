@@ -13,6 +13,7 @@ from iceprod.services.certificates import Certificates
 from iceprod.services.datasets import DatasetService
 from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Events
+from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
@@ -23,6 +24,8 @@ from iceprod.services.materialise import Materialiser
 from iceprod.services.news import News
 from iceprod.services.origins import Origins
 from iceprod.services.pilots import PilotService
+from iceprod.services.proxying import Proxying
+from iceprod.services.quotas import Quotas
 from iceprod.services.reports import Reports
 from iceprod.services.scheduling import Scheduler, Waiters
 from iceprod.services.slots import Slots
@@ -68,8 +71,11 @@ class Services:
     why: Why
     reports: Reports
     files: FileService
+    file_catalogue: FileCatalogue
+    quotas: Quotas
     transfers: Transfers
     origins: Origins
+    proxying: Proxying
     uploads: Uploads
     events: Events
     slots: Slots

@@ -14,9 +14,12 @@ from iceprod.movers.base import Mover
 from iceprod.movers.http import HttpMover
 from iceprod.movers.local import LocalMover
 from iceprod.services.accounting import Accounting
+from iceprod.services.cache import Cache, CacheLimits
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import NoVault, OriginRule, Origins, Vault
+from iceprod.services.proxying import Proxying
+from iceprod.services.quotas import Quotas
 from iceprod.services.task_reach import TaskReach
 from iceprod.services.transfers import TransferLimits, Transfers
 from iceprod.services.uploads.desk import Uploads, make_uploads
@@ -31,6 +34,7 @@ class FilePlane:
 
     transfers: Transfers
     origins: Origins
+    proxying: Proxying
     uploads: Uploads
 
 
@@ -54,7 +58,10 @@ def make_file_plane(
     """All of it over an open store; nothing runs yet."""
     transfers = make_transfers(store, settings, clock=clock)
     origins = Origins(
-        [origin_rule(name, each) for name, each in settings.files.origins.items()],
+        [
+            origin_rule(name, each, parts=settings.server.processes)
+            for name, each in settings.files.origins.items()
+        ],
         make_movers() if movers is None else movers,
         vault or NoVault(),
         reach=TaskReach(store, catalogue),
@@ -74,7 +81,19 @@ def make_file_plane(
             keep_free_bytes=settings.files.keep_free_bytes,
         ),
     )
-    return FilePlane(transfers, origins, uploads)
+    cache = Cache(_cache_limits(settings), origins, transfers, clock=clock)
+    return FilePlane(transfers, origins, Proxying(origins, cache, transfers), uploads)
+
+
+def _cache_limits(settings: Settings) -> CacheLimits:
+    cache = settings.files.cache
+    return CacheLimits(
+        path=settings.cache_path,
+        max_bytes=cache.max_bytes,
+        max_file_bytes=cache.max_file_bytes,
+        keep_free_bytes=settings.files.keep_free_bytes,
+        fresh_s=cache.fresh_s,
+    )
 
 
 def make_transfers(store: Store, settings: Settings, *, clock: Clock) -> Transfers:
@@ -99,15 +118,22 @@ def make_transfers(store: Store, settings: Settings, *, clock: Clock) -> Transfe
     )
 
 
-def origin_rule(name: str, origin: OriginSettings) -> OriginRule:
-    """What the settings say of one origin."""
+def make_quotas(store: Store, settings: Settings, *, clock: Clock, catalogue: Catalogue) -> Quotas:
+    """What limits how much is kept."""
+    limits = settings.files.quotas
+    defaults = {"user": limits.user_bytes, "group": limits.group_bytes, "dataset": limits.dataset_bytes}
+    return Quotas(store, catalogue, clock=clock, defaults=defaults)
+
+
+def origin_rule(name: str, origin: OriginSettings, *, parts: int = 1) -> OriginRule:
+    """What the settings say of one origin; of several processes each has its part of the connections."""
     return OriginRule(
         name=name,
         root=parse_location(origin.url),
         policy=Addresses(allow_private=origin.private),
         write=origin.write,
         groups=frozenset(origin.groups),
-        connections=origin.connections,
+        connections=max(1, origin.connections // parts),
         bytes_per_s=origin.bytes_per_s,
         ca_path=str(origin.ca_path) if origin.ca_path else None,
         redirects=origin.redirects,

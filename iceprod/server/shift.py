@@ -58,6 +58,9 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("save usage", 30.0, lambda: services.scheduler.save_usage(fence=duty.fence)),
         Duty("find jobs to make", 60.0, services.materialiser.look),
         Duty("audit counters", 10.0, services.audit.step),
+        # Reads the whole catalogue, so not often.
+        Duty("audit what is kept", 3600.0, services.audit.recount_files),
+        Duty("clean the copies of origins' files", 3600.0, services.proxying.cache.clean),
         Duty("sample reports", 60.0, lambda: services.reports.sample(fence=duty.fence)),
         Duty("read nginx's log", 5.0, lambda: sent.read(fence=duty.fence)),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),

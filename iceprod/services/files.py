@@ -8,203 +8,38 @@ their lease; users read the areas of their own datasets; administrators everythi
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from iceprod.clock import Clock
-from iceprod.errors import ConflictError, InputError, NotFoundError, TooLarge, Unavailable
+from iceprod.errors import NotFoundError, TooLarge, Unavailable
 from iceprod.model.dataset import Dataset
 from iceprod.model.file import Direction, FileRecord, Flow, Replica
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_job_id, parse_task_id
 from iceprod.services import authorization
+from iceprod.services.arriving import Area, Arrived, Download, Place, StoredFile, Upload
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.file_catalogue import FileCatalogue, here
 from iceprod.services.filestore import (
-    Draft,
     FileFacts,
     FileTree,
     HandedOver,
-    Incoming,
-    OpenedFile,
     check_names,
 )
 from iceprod.services.holding import check_lease
 from iceprod.services.quotas import Quotas, Reservation
 from iceprod.store.base import Store
 
+__all__ = ["Arrived", "Download", "FileService", "StoredFile", "Upload"]
+
 T = TypeVar("T")
 JOB_TEMP: Final = "job_temp"
 DATASET_TEMP: Final = "dataset_temp"
 SITE_TEMP: Final = "site_temp"
 _THREADS: Final = 8
-_PIECE: Final = 512 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class _Area:
-    """What a path belongs to; no dataset for the site's area, no job for a dataset's."""
-
-    dataset_id: str | None = None
-    job_index: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A path that a caller may use, and whose the file there is; empty fields are nobody's."""
-
-    names: tuple[str, ...]
-    area: _Area
-    owner: str = ""
-    group: str = ""
-
-    @property
-    def dataset_id(self) -> str:
-        """The dataset that it belongs to; empty for the site's."""
-        return self.area.dataset_id or ""
-
-    @property
-    def path(self) -> str:
-        """As clients write it."""
-        return "/".join(self.names)
-
-    @property
-    def name(self) -> str:
-        """Under what the catalogue has it."""
-        names = (self.names[0], *self.names[2:]) if self.area.dataset_id else self.names
-        return "/".join(names)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """What became of an upload; ``is_new`` if nothing was at that path before."""
-
-    facts: FileFacts
-    is_new: bool
-
-
-class Download:
-    """A file being read; close it."""
-
-    def __init__(self, files: FileService, opened: OpenedFile) -> None:
-        self._files = files
-        self._opened = opened
-        self.facts = opened.facts
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes from ``offset``."""
-        return await self._files.run(lambda: self._opened.read(offset, size))
-
-    def close(self) -> None:
-        """Let go of it."""
-        self._opened.close()
-
-
-class Arrived:
-    """A file that was received; ends with `commit` or `abort`, and takes one call at a time."""
-
-    def __init__(
-        self,
-        files: FileService,
-        principal: Principal,
-        place: Place,
-        draft: Draft,
-        *,
-        room: Reservation | None = None,
-    ) -> None:
-        self._files = files
-        self._principal = principal
-        self._place = place
-        self._draft = draft
-        self._room = room
-        # The client may go while a write is under way; its descriptor must stay until that ends.
-        self._lock = asyncio.Lock()
-        self._is_over = False
-
-    async def commit(self, *, size: int | None = None, digest: bytes | None = None) -> StoredFile:
-        """Check size and SHA-256 where they were announced, and make the file appear, in the catalogue too.
-
-        Raises:
-            InputError: something else arrived than was announced.
-            LeaseLost: the task's lease ended meanwhile.
-            ConflictError: the client has gone, and the file with it.
-        """
-        draft = self._draft
-        if size is not None and size != draft.size_bytes:
-            raise InputError(f"{size} bytes were announced and {draft.size_bytes} came")
-        if digest is not None and not hmac.compare_digest(digest, draft.digest):
-            raise InputError("the digest is not that of what came")
-        await self._files.check_lease(self._principal)
-        facts = FileFacts(draft.size_bytes, 0.0, draft.digest)
-        is_new = await self._with_draft(lambda: draft.commit(self._place.names))
-        await self._files.register(self._principal, self._place, facts)
-        self._release()
-        return StoredFile(facts, is_new)
-
-    async def abort(self) -> None:
-        """Leave nothing behind; harmless after `commit`."""
-        self._release()
-        async with self._lock:
-            self._is_over = True
-            await self._files.run(self._draft.discard)
-
-    def _release(self) -> None:
-        if self._room is not None:
-            self._room.release()
-
-    async def _with_draft(self, work: Callable[[], T]) -> T:
-        async with self._lock:
-            if self._is_over:
-                raise ConflictError("the upload was broken off")
-            return await self._files.run(work)
-
-
-class Upload(Arrived):
-    """A file being written by this process."""
-
-    def __init__(
-        self,
-        files: FileService,
-        principal: Principal,
-        place: Place,
-        incoming: Incoming,
-        *,
-        room: Reservation,
-    ) -> None:
-        super().__init__(files, principal, place, incoming, room=room)
-        self._incoming = incoming
-        self._growing = room
-        self._piece = bytearray()
-        self._size_bytes = 0
-
-    async def write(self, data: bytes) -> None:
-        """Append ``data``.
-
-        Raises:
-            TooLarge: the file is over the limit.
-            QuotaExceeded: it has become more than may be kept.
-            Unavailable: the disk is full.
-        """
-        self._size_bytes += len(data)
-        self._files.check_size(self._size_bytes)
-        self._piece += data
-        if len(self._piece) >= _PIECE:
-            await self._flush()
-
-    async def commit(self, *, size: int | None = None, digest: bytes | None = None) -> StoredFile:
-        """As of every file that arrived, with what was written last."""
-        await self._flush()
-        return await super().commit(size=size, digest=digest)
-
-    async def _flush(self) -> None:
-        piece, self._piece = bytes(self._piece), bytearray()
-        if piece:
-            await self._growing.grow(to_bytes=self._size_bytes)
-            await self._with_draft(lambda: self._incoming.write(piece))
 
 
 class FileService:
@@ -222,7 +57,7 @@ class FileService:
         max_bytes: int,
     ) -> None:
         self._store = store
-        self._tree = tree
+        self.tree = tree
         self._clock = clock
         self._catalogue = catalogue
         self._known = known
@@ -232,7 +67,7 @@ class FileService:
 
     async def open(self) -> None:
         """Make the directories."""
-        await self.run(self._tree.open)
+        await self.run(self.tree.open)
 
     def close(self) -> None:
         """Let the threads end."""
@@ -247,7 +82,7 @@ class FileService:
         """
         names = (await self._admit(principal, "file.read", path)).names
         try:
-            return Download(self, await self.run(lambda: self._tree.read(names)))
+            return Download(self, await self.run(lambda: self.tree.read(names)))
         except NotFoundError:
             raise NotFoundError("file", path) from None
 
@@ -263,7 +98,7 @@ class FileService:
         room = self._room(place)
         await room.grow(to_bytes=size or 0)
         try:
-            return Upload(self, principal, place, await self.run(self._tree.begin), room=room)
+            return Upload(self, principal, place, await self.run(self.tree.begin), room=room)
         except BaseException:
             room.release()
             raise
@@ -286,7 +121,7 @@ class FileService:
         place = await self._admit(principal, "file.write", path)
         self.check_size(size or 0)
         # Also of a size that nobody knows: what nginx writes, nobody looks at until it is there.
-        self._tree.check_space(size or 0)
+        self.tree.check_space(size or 0)
         return place
 
     def _room(self, place: Place) -> Reservation:
@@ -307,7 +142,7 @@ class FileService:
         try:
             place = await self._admit(principal, "file.write", path)
             self.check_size(draft.whole_size_bytes)
-            self._tree.check_space(0)  # it is there already
+            self.tree.check_space(0)  # it is there already
             room = self._room(place)
             await room.grow(to_bytes=draft.whole_size_bytes)
             while await self.run(draft.read_more):
@@ -330,7 +165,7 @@ class FileService:
             Unavailable: there is no room.
         """
         place = await self._admit(principal, "file.write", path)
-        draft = await self.run(lambda: self._tree.adopt(source, digest))
+        draft = await self.run(lambda: self.tree.adopt(source, digest))
         arrived = Arrived(self, principal, place, draft)
         try:
             return await arrived.commit()
@@ -354,7 +189,7 @@ class FileService:
             Unavailable: it is not there any more.
         """
         try:
-            return await self.run(lambda: self._tree.take_over(source))
+            return await self.run(lambda: self.tree.take_over(source))
         except NotFoundError:
             raise Unavailable("the upload got lost on its way; send it again") from None
 
@@ -365,7 +200,7 @@ class FileService:
 
     async def clean(self, *, before: float) -> int:
         """Delete what uploads left behind that ended badly before that instant; how much that was."""
-        return await self.run(lambda: self._tree.clean(before=before))
+        return await self.run(lambda: self.tree.clean(before=before))
 
     async def flow(self, principal: Principal, path: str, direction: Direction) -> Flow:
         """Whose bytes they are that go to or come from that path: the owner's of its dataset.
@@ -387,7 +222,7 @@ class FileService:
         """
         place = await self._admit(principal, "file.delete", path)
         try:
-            await self.run(lambda: self._tree.delete(place.names))
+            await self.run(lambda: self.tree.delete(place.names))
         except NotFoundError:
             # Whoever deleted it may have been cut off before it was forgotten.
             await self._known.gone_from_here(place.dataset_id, place.name, place.path)
@@ -463,7 +298,7 @@ class FileService:
         return dataset.owner, dataset.group
 
 
-def _area_of(names: tuple[str, ...]) -> _Area:
+def _area_of(names: tuple[str, ...]) -> Area:
     """The area of a path.
 
     Raises:
@@ -472,10 +307,10 @@ def _area_of(names: tuple[str, ...]) -> _Area:
     match names:
         case (area, dataset_id, job, _, *_) if area == JOB_TEMP:
             _, index = parse_job_id(f"{dataset_id}-{job}")
-            return _Area(dataset_id, index)
+            return Area(dataset_id, index)
         case (area, dataset_id, _, *_) if area == DATASET_TEMP:
-            return _Area(dataset_id)
+            return Area(dataset_id)
         case (area, _, *_) if area == SITE_TEMP:
-            return _Area()
+            return Area()
         case _:
             raise NotFoundError("file area", "/".join(names))

@@ -1,0 +1,21 @@
+"""Whether a task that calls is still the one that it was when its token was made."""
+
+from __future__ import annotations
+
+from iceprod.errors import LeaseLost
+from iceprod.model.lifecycle import TaskStatus
+from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.store.base import Store
+
+
+async def check_lease(store: Store, principal: Principal) -> None:
+    """Refuse a task whose attempt is over; other callers have no lease to lose.
+
+    Raises:
+        LeaseLost: the task is somebody else's by now, or was stopped.
+    """
+    if principal.kind is not PrincipalKind.TASK:
+        return
+    task = await store.tasks.get(principal.id)
+    if task is None or task.status is not TaskStatus.PROCESSING or task.lease_id != principal.lease_id:
+        raise LeaseLost(f"task {principal.id} is no longer held by this lease", task_id=principal.id)
