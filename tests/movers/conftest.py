@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.movers.gridftp_server import ftp_server, gsiftp_server
 from tests.movers.local_server import local_server
 from tests.movers.nginx_server import http_server, https_server
 from tests.movers.place import Place, Server
+from tests.movers.sftp_server import sftp_server
 
 SERVERS: dict[str, Callable[[Path], AbstractContextManager[Server]]] = {
     "file": local_server,
     "http": http_server,
     "https": https_server,
+    "sftp": sftp_server,
+    "ftp": ftp_server,
+    "gsiftp": gsiftp_server,
 }
 _count = itertools.count()
 

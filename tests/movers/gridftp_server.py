@@ -20,16 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Use
 from cryptography.x509.oid import NameOID
 
-from iceprod.movers.addresses import Addresses
+from iceprod.model.location import Location, parse_location
 from iceprod.movers.base import Access, Credential
+from iceprod.movers.gridftp.mover import GridFtpMover
+from tests.movers.place import Place, Server, reaching, small_disk
 
 SERVER, URL_COPY = "globus-gridftp-server", "globus-url-copy"
 ROOT = "/DC=test/DC=iceprod"
 
-needs_gridftp = pytest.mark.skipif(
-    shutil.which(SERVER, path=f"{os.environ['PATH']}:/usr/sbin") is None or shutil.which(URL_COPY) is None,
-    reason="needs globus-gridftp-server and globus-url-copy",
-)
+_PATH = f"{os.environ['PATH']}:/usr/sbin"
 
 
 def name_of(common: str) -> x509.Name:
@@ -212,18 +211,15 @@ class GridFtpServer:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.scheme}://{host}:{self.port}"
 
-    def access(self, *, stall_s: float = 10.0, **options: str) -> Access:
+    def access(self, *, stall_s: float = 60.0, **options: str) -> Access:
         """How to reach it."""
         credential = None if self.proxy is None else Credential("x509", self.proxy.pem)
         authorities = None if self.authority is None else str(self.authority.folder)
-        return Access(
-            Addresses(allow_private=True),
-            credential,
-            authorities,
-            connect_timeout_s=10.0,
-            stall_timeout_s=stall_s,
-            options=options,
-        )
+        return reaching(credential=credential, ca_path=authorities, stall_timeout_s=stall_s, options=options)
+
+    def at(self, path: Path | str) -> Location:
+        """Where a file of the disk is."""
+        return parse_location(f"{self.base}{path}")
 
     def url_copy(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run Globus's own client."""
@@ -280,6 +276,9 @@ def _account() -> str:
 def _running(
     folder: Path, log: Path, arguments: Sequence[str], environment: dict[str, str], address: str
 ) -> Iterator[int]:
+    for program in (SERVER, URL_COPY):
+        if shutil.which(program, path=_PATH) is None:
+            pytest.skip(f"{program} is not installed")
     empty = folder / "empty.conf"  # else the machine's own settings are read
     empty.touch()
     command = [SERVER, "-c", str(empty), "-control-interface", address, "-data-interface", address]
@@ -287,10 +286,9 @@ def _running(
     if os.geteuid() == 0:
         command += ["-allow-root"]
         command += ["-anonymous-user", "root"] if "-aa" in arguments else []
-    path = f"{os.environ['PATH']}:/usr/sbin"
     process = subprocess.Popen(
         command,
-        env=os.environ | environment | {"PATH": path},
+        env=os.environ | environment | {"PATH": _PATH},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -304,3 +302,48 @@ def _running(
         process.terminate()
         process.wait(timeout=10)
         process.stdout.close()
+
+
+class GridFtpPlaces(Server):
+    """Places below ``folder``, which is all that the server gives out."""
+
+    def __init__(self, server: GridFtpServer, folder: Path, *, has_small_disk: bool, **options: str) -> None:
+        self._server = server
+        self._folder = folder
+        self._has_small_disk = has_small_disk
+        self._options = options
+
+    def place(self, folder: str) -> Place:
+        path = self._folder / folder
+        path.mkdir()
+        return Place(
+            GridFtpMover(),
+            self._server.access(**self._options),
+            self._server.at(path),
+            path,
+            forbidden=self._server.at(self._folder.parent / "forbidden"),
+            full=self._server.at(self._folder / "full") if self._has_small_disk else None,
+            # This server leaves all else out of names on connections that are not encrypted.
+            takes_any_name=self._server.proxy is not None,
+        )
+
+
+@contextmanager
+def ftp_server(folder: Path) -> Iterator[Server]:
+    """An anonymous one."""
+    with _places(folder) as has_small_disk, anonymous(folder, "-rp", f"RW{folder / 'files'}") as server:
+        yield GridFtpPlaces(server, folder / "files", has_small_disk=has_small_disk)
+
+
+@contextmanager
+def gsiftp_server(folder: Path) -> Iterator[Server]:
+    """One with GSI; without delegation, since for each the server makes a key, and each test logs in anew."""
+    with _places(folder) as has_small_disk, with_gsi(folder, "-rp", f"RW{folder / 'files'}") as server:
+        yield GridFtpPlaces(server, folder / "files", has_small_disk=has_small_disk, dcau="N")
+
+
+@contextmanager
+def _places(folder: Path) -> Iterator[bool]:
+    (folder / "forbidden").write_bytes(b"secret")
+    with small_disk(folder / "files" / "full") as full:
+        yield full is not None

@@ -26,6 +26,7 @@ class Place:
     ``forbidden`` is a file that the server does not give out, ``full`` a folder with room for
     `FULL_BYTES`; None where there can be none.  ``port`` is where the server listens for all
     that it says, None where a relay in front of that port would not see the bytes of files.
+    Where not ``takes_any_name`` the server knows ASCII only, and the mover is to say so.
     """
 
     mover: Mover
@@ -38,6 +39,7 @@ class Place:
     can_list: bool = True
     can_delete: bool = True
     can_put: bool = True
+    takes_any_name: bool = True
 
     def at(self, name: str) -> Location:
         return self.root.child(name)

@@ -29,7 +29,10 @@ _REASONS: Final[tuple[tuple[str, str], ...]] = (
         r"c=PATH_NOT_FOUND|Errno: 2\b|no such file|not found|does not exist|c=NOT_A_DIRECTORY|not a dir",
         "absent",
     ),
-    (r"c=PERMISSION_DENIED|Errno: (1|13|30)\b|permission|not permitted|denied|read-only", "denied"),
+    (
+        r"c=PERMISSION_DENIED|Errno: (1|13|30)\b|permission|not permitted|not allowed|denied|read-only",
+        "denied",
+    ),
     (r"c=NO_SPACE|Errno: (28|122)\b|no space|quota|insufficient storage|disk full", "full"),
     (r"c=PATH_EXISTS|Errno: (17|39)\b|file exists|already exists|not empty", "exists"),
     (r"c=IS_A_DIRECTORY|Errno: 21\b|is a directory|not a plain file|not a regular file", "directory"),

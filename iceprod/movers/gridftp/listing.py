@@ -35,10 +35,11 @@ def parse_facts(line: str) -> tuple[str, Facts, str]:
             raise ListingError(f"no facts of a file: {line[:80]!r}")
         facts[key.lower()] = value
     kind = facts.get("type", "file").lower()
+    is_directory = kind in _DIRECTORIES
     found = Facts(
-        size_bytes=_size(facts.get("size", "")),
+        size_bytes=None if is_directory else _size(facts.get("size", "")),
         modified_at=parse_time(facts.get("modify", "")),
-        is_directory=kind in _DIRECTORIES,
+        is_directory=is_directory,
     )
     return kind, found, name
 

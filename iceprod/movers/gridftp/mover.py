@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from iceprod.errors import IceProdError, TooLarge, TransferFailed
 from iceprod.model.location import Location
-from iceprod.movers.base import Access, Entry, Facts, Incoming, Mover, Outgoing, Span
+from iceprod.movers.base import WHOLE, Access, Entry, Facts, Incoming, Mover, Outgoing, Span
 from iceprod.movers.bodies import verified
 from iceprod.movers.gridftp import downloads, parallel, third_party, uploads
 from iceprod.movers.gridftp.directories import entries
@@ -23,7 +23,6 @@ from iceprod.movers.gridftp.uploads import Progress
 
 CLEANUP_S: Final = 20.0
 """How long deleting what was left half done may take."""
-WHOLE: Final = Span()
 COPY_CHECKSUM: Final = "adler32"
 """What two servers compare a file by."""
 
@@ -64,10 +63,17 @@ class GridFtpMover(Mover):
         await asyncio.gather(*self._cleaning, return_exceptions=True)
         self._pool.close()
 
+    @asynccontextmanager
+    async def _session(self, location: Location, access: Access) -> AsyncIterator[Session]:
+        """A session at that server, which knows the file's name as it is."""
+        async with self._pool.session(location, access) as session:
+            await session.check_name(location.path)
+            yield session
+
     async def stat(self, location: Location, access: Access) -> Facts:
         """What the server tells of the file."""
         with told_of(location):
-            async with self._pool.session(location, access) as session:
+            async with self._session(location, access) as session:
                 return await session.facts(location.path)
 
     @asynccontextmanager
@@ -77,7 +83,7 @@ class GridFtpMover(Mover):
         """Ask for the file, or a part of it."""
         async with AsyncExitStack() as stack:
             with told_of(location):
-                session = await stack.enter_async_context(self._pool.session(location, access))
+                session = await stack.enter_async_context(self._session(location, access))
                 body: downloads.Download | parallel.ParallelDownload
                 if session.options.streams > 1:
                     body = await parallel.begin(session, location, span)
@@ -94,7 +100,7 @@ class GridFtpMover(Mover):
         """Store a file."""
         progress = Progress()
         with told_of(location, lambda: progress.done):
-            async with self._pool.session(location, access) as session:
+            async with self._session(location, access) as session:
                 if session.options.parents:
                     await session.make_parents(location.path)
                 name = _temporary(location) if session.options.atomic else location
@@ -122,7 +128,7 @@ class GridFtpMover(Mover):
         """What lies in a directory."""
         count = 0
         with told_of(location):
-            async with self._pool.session(location, access) as session:
+            async with self._session(location, access) as session:
                 async for entry in entries(session, location.path):
                     count += 1
                     if count > limit:
@@ -132,22 +138,22 @@ class GridFtpMover(Mover):
     async def delete(self, location: Location, access: Access) -> None:
         """Delete the file."""
         with told_of(location):
-            async with self._pool.session(location, access) as session:
+            async with self._session(location, access) as session:
                 await session.control.command("DELE", location.path)
 
     async def checksum(self, location: Location, access: Access, algorithm: str) -> str | None:
         """The server's own checksum of the file (CKSM)."""
         with told_of(location):
-            async with self._pool.session(location, access) as session:
+            async with self._session(location, access) as session:
                 return await session.checksum(location.path, algorithm)
 
     async def copy(self, source: Location, target: Location, access: Access, *, to: Access) -> None:
         """Have one server send the file to another, or to itself."""
         with told_of(source):
-            async with self._pool.session(source, access) as sending:
+            async with self._session(source, access) as sending:
                 facts = await sending.facts(source.path)
                 with told_of(target):
-                    async with self._pool.session(target, to) as taking:
+                    async with self._session(target, to) as taking:
                         await self._copied(End(sending, source.path), taking, target, facts)
 
     async def _copied(self, source: End, taking: Session, target: Location, facts: Facts) -> None:

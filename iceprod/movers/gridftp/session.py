@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from iceprod.errors import AccessDenied
+from iceprod.errors import AccessDenied, InputError
 from iceprod.model.location import Location
 from iceprod.movers.base import Access, Facts
 from iceprod.movers.dialing import dial
@@ -42,6 +42,7 @@ class Session:
     identity: Identity | None = None
     features: dict[str, str] | None = None
     delegated: bytes = b""
+    takes_any_name: bool = False
     mode: str = "S"
     busy: bool = False
 
@@ -143,6 +144,28 @@ class Session:
         if self.mode != mode:
             await self.control.command("MODE", mode)
             self.mode = mode
+
+    async def check_name(self, path: str) -> None:
+        """Refuse a name that the server would take for another.
+
+        Without encryption globus-gridftp-server leaves out all bytes beyond ASCII: a file would be
+        stored under a name that nobody said.  So it is asked for a name that is then its parent's.
+
+        Raises:
+            InputError: it would.
+        """
+        if self.identity is not None or self.takes_any_name or path.isascii():
+            return
+        folder = path
+        while folder and not (folder.isascii() and await self._is_there(folder)):
+            folder = folder.rpartition("/")[0]
+        try:
+            reply = await self.control.command("MLST", f"{folder}/\u00e9")
+        except Refused:
+            reply = None
+        if reply is not None and "\u00e9" not in reply.text:
+            raise InputError("the server knows names of ASCII characters only")
+        self.takes_any_name = True
 
     async def facts(self, path: str) -> Facts:
         """What the server tells of a file.
