@@ -190,7 +190,7 @@ class FileCatalogue:
             now,
             job_index,
             task_index,
-            (Replica(str(parse_location(file.url)), file.site[:100], now),),
+            (Replica(str(parse_location(file.url)), _site(file.site), now),),
         )
 
     async def add_replica(
@@ -204,7 +204,7 @@ class FileCatalogue:
         """
         await self.get(principal, dataset_id, name, action="file.add_replica")
         await check_lease(self._store, principal)
-        replica = Replica(str(parse_location(url)), site[:100], self._clock())
+        replica = Replica(str(parse_location(url)), _site(site), self._clock())
         if not await self._store.files.add_replica(dataset_id, name, replica):
             raise NotFoundError("file", name)
         return await self.get(principal, dataset_id, name, action="file.add_replica")
@@ -233,6 +233,8 @@ class FileCatalogue:
             ConflictError: one of the files lies here; delete it instead.
         """
         await self._may(principal, "file.forget", dataset_id)
+        for name in names:
+            check_names(name.split("/"))
         if not principal.is_admin:
             for name in names:
                 found = await self._store.files.get(dataset_id, name)
@@ -317,6 +319,12 @@ def _checksums(given: dict[str, str], where: str) -> dict[str, str]:
     if len(found.get("sha256", "")) != _SHA256:
         raise _field_error(f"{where}/checksums", "sha256 has to be among them, 64 hexadecimal digits")
     return found
+
+
+def _site(name: str) -> str:
+    if len(name) > 100 or not name.isprintable():
+        raise InputError("that is no name of a site")
+    return name
 
 
 def _field_error(path: str, message: str) -> InputError:

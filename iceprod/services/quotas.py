@@ -175,22 +175,18 @@ class Quotas:
         await self._check_holder(principal, kind, holder, is_all=scope is authorization.Scope.ANY)
         return await self._allowance((kind, holder))
 
-    async def own(self, principal: Principal) -> list[Allowance]:
-        """What the caller and the caller's groups may keep, and keep."""
-        authorization.check(principal, "quota.list")
-        holders = [("user", principal.id), *(("group", group) for group in sorted(principal.groups))]
-        return [await self._allowance(holder) for holder in holders]
+    async def listed(self, principal: Principal) -> list[Allowance]:
+        """What the caller and the caller's groups may keep; for an administrator all limits.
 
-    async def limits(self, principal: Principal) -> list[Quota]:
-        """Every limit that was set, and those of the settings for the kinds that have no other.
-
-        Raises:
-            AccessDenied: that is for administrators.
+        Those are the limits that were set, and those of the settings where nothing else holds
+        for whoever has no own.
         """
-        authorization.check(principal, "quota.set")
+        if authorization.check(principal, "quota.list") is not authorization.Scope.ANY:
+            holders = [("user", principal.id), *(("group", group) for group in sorted(principal.groups))]
+            return [await self._allowance(holder) for holder in holders]
         limits = await self._limits()
-        defaults = [quota for kind, quota in self._defaults.items() if (kind, "") not in limits]
-        return sorted([*limits.values(), *defaults], key=lambda quota: (quota.kind, quota.holder))
+        holders = sorted({*limits, *((kind, "") for kind in KINDS)})
+        return [await self._allowance(holder) for holder in holders]
 
     async def set(self, principal: Principal, quota: Quota) -> None:
         """Set a limit, or forget it where it has neither bytes nor files.
@@ -221,6 +217,8 @@ class Quotas:
                 raise NotFoundError("dataset", holder)
         elif kind == "user" and is_all and await self._store.accounts.user(holder) is None:
             raise NotFoundError("user", holder)
+        elif kind == "group" and (len(holder) > 200 or not holder.isprintable()):
+            raise InputError("that is no name of a group")
         elif not is_all and holder not in (principal.groups if kind == "group" else {principal.id}):
             raise NotFoundError(kind, holder)
 
@@ -232,9 +230,9 @@ class Quotas:
 
     def _of(self, limits: Mapping[Holder, Quota], holder: Holder) -> tuple[Quota, str]:
         """The limit that holds for somebody, and whose it is."""
-        if holder in limits:
+        kind, name = holder
+        if name and holder in limits:
             return limits[holder], "own"
-        kind = holder[0]
         found = limits.get((kind, ""))
         return (self._defaults[kind], "settings") if found is None else (found, "default")
 
