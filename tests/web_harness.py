@@ -130,6 +130,7 @@ async def open_web(folder: Path, **sections: Any) -> AsyncIterator[Web]:
     async with open_site(folder, **sections) as site:
         await site.services.files.open()
         await site.services.uploads.service.open()
+        await site.services.proxying.cache.open()
         context = make_context(site.store, site.settings, services=site.services)
         server = HTTPServer(make_application(context))
         socket, port = bind_unused_port()
@@ -143,3 +144,5 @@ async def open_web(folder: Path, **sections: Any) -> AsyncIterator[Web]:
             server.stop()
             await server.close_all_connections()
             await context.supervisor.stop()
+            await site.services.proxying.cache.close()
+            await site.services.origins.close()

@@ -146,6 +146,8 @@ class Server:
         await _open_services(services, settings)
         stack.callback(services.accounts.close)
         stack.callback(services.files.close)
+        stack.push_async_callback(services.origins.close)
+        stack.push_async_callback(services.proxying.cache.close)
         stack.callback(services.uploads.service.close)
         stack.push_async_callback(services.uploads.keeper.stop)
         shift = Shift(services, store, settings, supervisor=context.supervisor)
@@ -210,6 +212,7 @@ async def _open_services(services: Services, settings: Settings) -> None:
     await services.accounts.open()
     await services.files.open()
     await services.uploads.service.open()
+    await services.proxying.cache.open()
     await services.news.open(services.hearing)  # before anything is read that news may be about
     await services.scheduler.load()
     await services.pilots.load()

@@ -16,6 +16,8 @@ from iceprod.server.handlers.events import EventsHandler
 from iceprod.server.handlers.files import FileHandler
 from iceprod.server.handlers.health import LiveHandler, MetricsHandler, ReadyHandler
 from iceprod.server.handlers.pages import datasets, session, site, submit, tasks
+from iceprod.server.handlers.proxy.download import DownloadHandler
+from iceprod.server.handlers.proxy.proxy import ProxyHandler
 from iceprod.server.handlers.rpc import RpcHandler
 from iceprod.server.handlers.uploads import announced, tus
 from iceprod.server.static import StaticHandler
@@ -86,6 +88,8 @@ SERVICES: Final = (
             "DELETE": "file.delete_any",
         },
     ),
+    Route("/proxy", ProxyHandler, {"GET": "proxy.read"}),
+    Route("/download", DownloadHandler, {"POST": "proxy.read"}),
     Route("/tus/?", tus.TusCreation, {"OPTIONS": "upload.about", "POST": "upload.create"}),
     Route(
         f"/tus/{_ID}",

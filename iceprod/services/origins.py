@@ -126,6 +126,12 @@ class Origins:
             raise InputError(f"nothing here speaks {location.scheme}")
         return await self._found(rule, mover, principal, reach)
 
+    async def close(self) -> None:
+        """End connections that are kept."""
+        self._reach.close()
+        for mover in set(self.movers.values()):
+            await mover.close()
+
     def turn(self, origin: Origin) -> AbstractAsyncContextManager[None]:
         """One of the connections to an origin; its users get them in turn."""
         return self._turns[origin.name].turn(origin.user)

@@ -154,6 +154,10 @@ class Transfers:
         self._live[transfer.transfer_id] = transfer
         return transfer
 
+    def speed_of(self, flow: Flow) -> float | None:
+        """The speed of the tightest limit of a flow, for a program that keeps it by itself; None without."""
+        return self._lanes.of(flow).bytes_per_s
+
     def forget(self, transfer: Transfer) -> None:
         """Move a transfer to those that have ended; called by itself."""
         del self._live[transfer.transfer_id]

@@ -114,6 +114,11 @@ class Cache:
         contents = self._at_hand(key)
         return contents.reading() if contents is not None else await self._look(key, wanted)
 
+    def accel_name(self, wanted: Wanted, reading: Reading) -> str | None:
+        """Where below `folder` a complete copy lies, for the web server in front to send."""
+        copy = reading.copy
+        return None if copy is None else self._shelf.accel_name(wanted.key, copy)
+
     async def known(self, key: str) -> entry.Copy | None:
         """What is known of a copy, without asking whether it is still right."""
         found = await self._tools.run(lambda: self._shelf.find(key))
