@@ -18,7 +18,7 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
-from iceprod.server.file_plane import make_file_plane, make_quotas
+from iceprod.server.file_plane import make_file_plane, make_quotas, make_temp_areas
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
@@ -383,6 +383,7 @@ def make_services(
         files=files,
         file_catalogue=known,
         quotas=quotas,
+        temp_areas=make_temp_areas(store, settings, files=files, known=known, clock=clock),
         transfers=plane.transfers,
         origins=plane.origins,
         proxying=plane.proxying,

@@ -30,6 +30,7 @@ from iceprod.services.reports import Reports
 from iceprod.services.scheduling import Scheduler, Waiters
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
+from iceprod.services.temp_areas import TempAreas
 from iceprod.services.transfers import Transfers
 from iceprod.services.uploads.desk import Uploads
 from iceprod.services.why import Why
@@ -73,6 +74,7 @@ class Services:
     files: FileService
     file_catalogue: FileCatalogue
     quotas: Quotas
+    temp_areas: TempAreas
     transfers: Transfers
     origins: Origins
     proxying: Proxying

@@ -16,11 +16,13 @@ from iceprod.movers.local import LocalMover
 from iceprod.services.accounting import Accounting
 from iceprod.services.cache import Cache, CacheLimits
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import NoVault, OriginRule, Origins, Vault
 from iceprod.services.proxying import Proxying
 from iceprod.services.quotas import Quotas
 from iceprod.services.task_reach import TaskReach
+from iceprod.services.temp_areas import TempAreas, TempLimits
 from iceprod.services.transfers import TransferLimits, Transfers
 from iceprod.services.uploads.desk import Uploads, make_uploads
 from iceprod.services.uploads.targets import NoQuotas, QuotaCheck
@@ -139,3 +141,16 @@ def origin_rule(name: str, origin: OriginSettings, *, parts: int = 1) -> OriginR
         redirects=origin.redirects,
         options=origin.options,
     )
+
+
+def make_temp_areas(
+    store: Store, settings: Settings, *, files: FileService, known: FileCatalogue, clock: Clock
+) -> TempAreas:
+    """Who deletes what nobody needs any more."""
+    temp = settings.files.temp
+    limits = TempLimits(
+        job_keep_s=temp.job_keep_h * 3600,
+        dataset_keep_s=temp.dataset_keep_h * 3600,
+        site_keep_s=temp.site_keep_h * 3600 or None,
+    )
+    return TempAreas(store, files, known, clock=clock, limits=limits)

@@ -63,6 +63,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("clean the copies of origins' files", 3600.0, services.proxying.cache.clean),
         Duty("sample reports", 60.0, lambda: services.reports.sample(fence=duty.fence)),
         Duty("read nginx's log", 5.0, lambda: sent.read(fence=duty.fence)),
+        Duty("clean temp areas", settings.files.temp.every_s, services.temp_areas.clean),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),
         Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
         Duty("forget processes that are gone", 600.0, services.news.forget_gone),

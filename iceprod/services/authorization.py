@@ -126,6 +126,7 @@ _TABLE: Final = """
     credential.put          -          own   -     -      -     any
     credential.delete       -          own   -     -      -     any
     usage.list              -          own   -     -      -     any
+    temp.clean              -          -     -     -      -     any
 
     upload.about            any        any   any   any    any   any
     upload.send             any        any   any   any    any   any

@@ -233,7 +233,7 @@ class FileTree:
             for path in directory.iterdir():
                 with suppress(FileNotFoundError):
                     if path.lstat().st_mtime < before:
-                        path.unlink()
+                        discard(path)
                         count += 1
         return count
 
@@ -307,7 +307,7 @@ class FileTree:
         Raises:
             NotFoundError: there is none.
         """
-        with told(), self._directory(names[:-1]) as parent:
+        with told(), self.directory(names[:-1]) as parent:
             descriptor = os.open(names[-1], _REGULAR, dir_fd=parent)
         try:
             return OpenedFile(descriptor, self._facts(names, descriptor))
@@ -321,14 +321,14 @@ class FileTree:
         Raises:
             NotFoundError: there is none.
         """
-        with told(), self._directory(names[:-1]) as parent:
+        with told(), self.directory(names[:-1]) as parent:
             os.unlink(names[-1], dir_fd=parent)
             os.fsync(parent)
-        self._digest_path(names).unlink(missing_ok=True)
+        self.forget_digest(names)
 
     def put(self, source: Path, names: Sequence[str]) -> bool:
         """Rename ``source`` to its place; whether nothing was there before."""
-        with self._directory(names[:-1], create=True) as parent:
+        with self.directory(names[:-1], create=True) as parent:
             try:
                 is_new = False
                 if not stat.S_ISREG(os.stat(names[-1], dir_fd=parent, follow_symlinks=False).st_mode):
@@ -346,6 +346,10 @@ class FileTree:
         draft = self.incoming / ids.new_id()
         draft.write_text(f"{_identity(found)} {digest.hex()}", encoding="ascii")
         draft.replace(path)
+
+    def forget_digest(self, names: Sequence[str]) -> None:
+        """Forget the digest of a file that is gone."""
+        self._digest_path(names).unlink(missing_ok=True)
 
     def _facts(self, names: Sequence[str], descriptor: int) -> FileFacts:
         found = os.fstat(descriptor)
@@ -369,7 +373,7 @@ class FileTree:
         return self._digests / name[:2] / name[2:]
 
     @contextmanager
-    def _directory(self, names: Sequence[str], *, create: bool = False) -> Iterator[int]:
+    def directory(self, names: Sequence[str], *, create: bool = False) -> Iterator[int]:
         """A descriptor of the directory at ``names``, reached without following a link."""
         descriptor = os.open(self._root, _DIRECTORY)
         try:
@@ -387,6 +391,14 @@ class FileTree:
 
 def _privately(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def discard(path: Path) -> None:
+    """Delete a draft, or a directory that is on its way out (`services.sweeping`)."""
+    if stat.S_ISDIR(path.lstat().st_mode):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def _identity(found: os.stat_result) -> str:
