@@ -58,7 +58,7 @@ class MayUploadHandler(UploadAccess):
         if headers.get("Tus-Resumable") != tus_headers.VERSION:
             raise HTTPError(HTTPStatus.PRECONDITION_FAILED, f"Tus-Resumable must be {tus_headers.VERSION}")
         if size:
-            tus.checked_type(headers)
+            tus.check_type(headers.get("X-Original-Type", ""))
         tus_headers.proof(headers)
         if upload_id:
             await uploads.may_begin(

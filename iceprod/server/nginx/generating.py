@@ -75,7 +75,8 @@ def _make_directories(settings: Settings) -> None:
     me = (os.geteuid(), os.getegid())
     for folder in written_first:
         _make(folder, me, mode=0o700 if owner[0] == me[0] else 0o755)
-    for folder in (directory / "temp", directory / "static", FileTree(settings.files_path).handover):
+    handovers = (FileTree(path).handover for path in (settings.files_path, settings.uploads_path))
+    for folder in (directory / "temp", directory / "static", *handovers):
         _make(folder, owner)
 
 

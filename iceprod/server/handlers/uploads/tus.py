@@ -24,13 +24,13 @@ _MISMATCH: Final = (460, "Checksum Mismatch")
 _GONE: Final = frozenset({Stage.FAILED, Stage.EXPIRED})
 
 
-def checked_type(headers: HTTPHeaders) -> None:
+def check_type(kind: str) -> None:
     """Refuse a body of another type than that of tus.
 
     Raises:
         HTTPError: 415.
     """
-    if headers.get("Content-Type", "").partition(";")[0].strip().lower() != tus_headers.BODY_TYPE:
+    if kind.partition(";")[0].strip().lower() != tus_headers.BODY_TYPE:
         raise HTTPError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be {tus_headers.BODY_TYPE}")
 
 
@@ -113,7 +113,7 @@ class TusCreation(TusHandler):
         self._asked = tus_headers.creation(headers)
         is_filled = has_body(headers, self.length_in("Content-Length"))
         if is_filled:
-            checked_type(headers)
+            check_type(headers.get("Content-Type", ""))
             tus_headers.proof(headers)
         if self._asked.parts:
             if is_filled:
@@ -143,7 +143,7 @@ class TusUpload(TusHandler):
     async def _prepare_upload(self) -> None:
         if self.request.method != "PATCH":
             return
-        checked_type(self.request.headers)
+        check_type(self.request.headers.get("Content-Type", ""))
         offset = tus_headers.number(self.request.headers, "Upload-Offset")
         if offset is None:
             raise HTTPError(HTTPStatus.BAD_REQUEST, "Upload-Offset must be given")
