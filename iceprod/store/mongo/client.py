@@ -68,6 +68,7 @@ Write = InsertOne[Document] | UpdateOne | UpdateMany | ReplaceOne[Document] | De
 
 DEFAULT_DATABASE: Final = "iceprod"
 _WRITE_S: Final = 10.0
+_ONE_MESSAGE: Final = 10_000  # documents; else the first message has 101, and what is left takes another
 _OPTIONS: Final[dict[str, Any]] = {
     "appname": "iceprod",
     "serverSelectionTimeoutMS": 2_000,
@@ -114,7 +115,9 @@ class Collection:
     ) -> list[Document]:
         """The documents that match; all of them if ``limit`` is 0."""
         return await self._link.run(
-            lambda: self._raw.find(where, fields, sort=sort, limit=limit).to_list(None)
+            lambda: self._raw.find(
+                where, fields, sort=sort, limit=limit, batch_size=limit or _ONE_MESSAGE
+            ).to_list(None)
         )
 
     async def scan(
