@@ -45,7 +45,7 @@ class Frame:
 
         Raises FormatError, with the place, if an expression is over a limit.
         """
-        if raw is None or raw == "":  # most of what a configuration could say, it does not
+        if raw is None or raw in ("", [], {}):  # most of what a configuration could say, it does not
             return raw
         try:
             return self._evaluated(raw, keys, _MAX_NESTING)
@@ -177,8 +177,11 @@ class Evaluator:
 
 
 def _listed(frame: Frame, node: JsonObject, key: str) -> tuple[JsonObject, ...]:
+    listed = items(node, key, frame.pointer)
+    if not listed:
+        return ()
     entries = []
-    for i, raw in enumerate(items(node, key, frame.pointer)):
+    for i, raw in enumerate(listed):
         if not isinstance(raw, dict):
             raise wrong_type(join(frame.pointer, key, i), "an object")
         entries.append(frame.value(raw, key, i))

@@ -143,7 +143,7 @@ def expand_task(
     return TaskRun(
         name=_text(task.get("name")),
         index=index,
-        needs=Needs(files=outer.files + own.files, classes=outer.classes + own.classes),
+        needs=Needs(outer.files + own.files, outer.classes + own.classes),
         trays=_trays(evaluator, frame, task, movement=movement),
         parameters=dict(frame.scope.parameters),
         options=dict(frame.scope.options),
@@ -190,14 +190,19 @@ def _module(frame: Frame, node: JsonObject, movement: str) -> ModuleRun:
         running_class=_text(frame.value(node.get("running_class"), "running_class")),
         args=args,
         argv=argument_vector(args),
-        env_shell=tuple(split_words(_text(frame.value(node.get("env_shell"), "env_shell")))),
+        env_shell=_words(frame.value(node.get("env_shell"), "env_shell")),
         env_clear=node.get("env_clear") is not False,
         configs=configs,
         needs=_needs(frame, movement),
     )
 
 
+_NO_NEEDS = Needs()
+
+
 def _needs(frame: Frame, movement: str) -> Needs:
+    if not (frame.resources or frame.data or frame.classes):
+        return _NO_NEEDS
     resources = [_file(entry, area="resource", movement="input") for entry in frame.resources]
     data = [
         _file(entry, area=_text(entry.get("type")) or "permanent", movement=entry.get("movement") or movement)
@@ -241,6 +246,11 @@ def transfer_of(value: Any) -> Transfer:
         is_optional = word in ("m", "maybe", "exists") or word.startswith("if")
         return Transfer.MAYBE if is_optional else Transfer.YES
     return Transfer.NO if value is not None and value == 0 else Transfer.YES
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    text = _text(value)
+    return tuple(split_words(text)) if text else ()
 
 
 def _text(value: Any) -> str:
