@@ -172,6 +172,18 @@ class FileService:
         finally:
             await arrived.abort()
 
+    async def confirm(self, principal: Principal, path: str) -> None:
+        """Have the catalogue know of a file that is in its place, in case whoever put it there was killed.
+
+        Raises:
+            NotFoundError: there is none, or the area is none of the caller's.
+            LeaseLost: the task's lease has ended.
+        """
+        place = await self._admit(principal, "file.write", path)
+        opened = await self.run(lambda: self.tree.read(place.names))
+        opened.close()
+        await self.register(principal, place, opened.facts)
+
     async def dataset_of(self, path: str) -> Dataset | None:
         """The dataset whose area a path is in; None in the site's area.
 

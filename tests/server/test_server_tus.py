@@ -556,3 +556,49 @@ async def test_an_upload_shows_itself_as_json(browser):
     url = await created(browser)
     answer = await browser.get(url)
     assert json.loads(answer.body)["stage"] == Stage.OPEN
+
+
+async def test_uploads_are_listed_and_cancelled_by_rpc(web, browser):
+    await web.account("alice")
+    alice = web.browser(await web.token(ALICE))
+    url = await created(browser)
+    await patch(browser, url, 0, TEXT[:70])
+    upload_id = url.rpartition("/")[2]
+
+    (listed,) = (await browser.rpc("upload.list"))["result"]["items"]
+    got = (await browser.rpc("upload.get", upload_id=upload_id))["result"]
+
+    assert listed == got
+    assert (got["offset"], got["length"], got["stage"]) == (70, len(TEXT), "open")
+    assert (await alice.rpc("upload.list"))["result"]["items"] == []
+    for method in ("upload.get", "upload.cancel"):
+        refused = await alice.rpc(method, upload_id=upload_id)
+        assert refused["error"]["data"]["code"] == "not_found"
+    assert "error" not in await browser.rpc("upload.cancel", upload_id=upload_id)
+    assert (await browser.rpc("upload.list"))["result"]["items"] == []
+
+
+async def test_a_quota_is_kept_before_the_body_comes(web_with):
+    web = await web_with(files={"quotas": {"user_bytes": 1000}})
+    await web.account("root", roles=("admin",))
+    browser = web.browser(await web.token(ADMIN))
+    over = await create(browser, 1001)
+    assert (over.code, json.loads(over.body)["error"]["code"]) == (403, "quota_exceeded")
+    first = await created(browser, 900)
+    assert (await create(browser, 101)).code == 403  # what was announced counts
+    open_end = await created(browser, None, Upload_Defer_Length="1")
+    lines = patching(web, browser, open_end, 0, "Content-Length: 101")
+    reader, writer = await connected(web, lines)
+    assert b" 403 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    assert (await patch(browser, first, 0, TEXT[:900])).code == 204
+    assert (await create(browser, 101)).code == 403  # and so does what is there
+    assert (await create(browser, 100)).code == 201
+
+
+async def test_bytes_are_accounted_to_whose_they_are(web, browser):
+    url = await created(browser)
+    await patch(browser, url, 0, TEXT)
+    (ended,) = web.site.services.transfers.ended()
+    assert (ended.flow.user, ended.flow.service, ended.moved_bytes) == ("root", "upload", len(TEXT))

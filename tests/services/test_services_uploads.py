@@ -521,3 +521,22 @@ async def test_pieces_outlive_a_file_that_could_not_be_made(bench):
         await bench.uploads.joining.join(ADMIN, announced, ids)
     assert [(await bench.status(each)).stage for each in ids] == [Stage.OPEN, Stage.OPEN]
     assert len(await bench.uploads.service.list(ADMIN, limit=10)) == 2
+
+
+async def test_the_catalogue_knows_of_a_file_though_its_registration_was_cut_off(bench, monkeypatch):
+    begun = await bench.announce(TEXT)
+    files = bench.site.services.files
+
+    async def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "register", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await bench.append(begun.upload_id, 0, TEXT)
+    assert await bench.site.store.files.get("", "site_temp/x") is None
+
+    assert (await (await bench.again()).status(begun.upload_id)).stage is Stage.STORED
+
+    record = await bench.site.store.files.get("", "site_temp/x")
+    assert (record.size_bytes, record.checksums["sha256"]) == (len(TEXT), sha256(TEXT))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import structlog
 
 from iceprod.clock import Clock
-from iceprod.errors import IceProdError, InputError, TransferFailed
+from iceprod.errors import ConflictError, IceProdError, InputError, NotFoundError, TransferFailed
 from iceprod.model.file import Direction
 from iceprod.movers.base import Outgoing
 from iceprod.services.origins import Origins
@@ -103,7 +104,6 @@ class Ending:
         return digests
 
     async def _store(self, held: Held) -> None:
-        # If the data is gone, it is in its place already: nothing else removes it at this stage.
         if await self._run(held.data_path.exists):
             try:
                 await self._targets.store(held.about, held.data_path)
@@ -111,6 +111,10 @@ class Ending:
                 if not exc.retryable:
                     await self.fail(held, exc.message)
                 raise
+        else:
+            # It is in its place already: nothing else removes it at this stage.
+            with suppress(NotFoundError, ConflictError):
+                await self._targets.confirm(held.about)
         await self._over(held, Stage.STORED, "")
 
     async def forward(self, held: Held) -> None:

@@ -105,6 +105,14 @@ class Targets:
         digest = bytes.fromhex(about.sha256)
         await self._files.adopt(about.principal, about.target, source, digest=digest)
 
+    async def confirm(self, about: About) -> None:
+        """Take care that the catalogue knows of a file that is in its place.
+
+        Raises:
+            IceProdError: as of `FileService.confirm`.
+        """
+        await self._files.confirm(about.principal, about.target)
+
     async def origin(self, about: About) -> tuple[Location, Origin]:
         """The origin that a file is to be forwarded to.
 
