@@ -48,7 +48,7 @@ class ServerSettings(Section):
     drain_s: Delay = 10.0
     """How long requests that are being answered may take to end when the server stops."""
     handover_s: Delay = 600.0
-    """How long a process that was replaced may go on with uploads and downloads."""
+    """How long a process that was replaced may keep connections, idle ones and transfers."""
     max_form_bytes: Count = 16 * 1024 * 1024
     """Largest form or JSON-RPC message taken; files have their own limit."""
 

@@ -210,10 +210,12 @@ class Workers:
         if self._current.get(worker.number) is worker:
             del self._current[worker.number]
         plan = self.plan
-        finish_s = plan.handover_s if plan.overlaps else plan.drain_s
+        # Where nobody waits for its end it closes no idle connection, on which a request may be on
+        # its way, sooner than it always does.
+        linger_s = plan.handover_s if plan.overlaps else plan.drain_s
         is_alone = not plan.overlaps
-        worker.leave(Leave(plan.drain_s, finish_s, accepts=is_alone, keeps_polls=is_alone))
-        self._spawn(self._see_off(worker, plan.drain_s + finish_s + plan.spare_s))
+        worker.leave(Leave(linger_s, plan.drain_s, accepts=is_alone, keeps_polls=is_alone))
+        self._spawn(self._see_off(worker, linger_s + plan.drain_s + plan.spare_s))
 
     async def _see_off(self, worker: Child, longest_s: float) -> None:
         try:

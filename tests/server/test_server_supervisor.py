@@ -247,6 +247,19 @@ def test_an_idle_connection_gets_one_last_answer_of_a_worker_that_leaves(tmp_pat
         assert ask(kept, "pid") == site.pids()[0] != former
 
 
+def test_an_idle_connection_is_not_closed_because_its_worker_was_replaced(tmp_path):
+    site = tiny_site(tmp_path, count=1, ICEPROD_SERVER__DRAIN_S="0")
+    with site as site, closing(HTTPConnection("127.0.0.1", site.port)) as kept:
+        former = ask(kept, "pid")
+
+        site.restart()
+        until(lambda: "worker leaves" in site.log())
+        site.call("pid")
+
+        assert ask(kept, "pid") == former
+        assert kept.sock is None
+
+
 def test_workers_that_do_not_start_any_more_leave_the_former_ones_in_place(tmp_path):
     with tiny_site(tmp_path) as site:
         former = site.pids()
