@@ -19,7 +19,7 @@ from iceprod.rpc.client import SyncClient
 from iceprod.server import beside
 
 ROOT = Path(__file__).parent.parent
-START_S = 60.0
+START_S = 120.0
 QUIET_GRID = '{"local": {"max_pilots": 0}}'
 
 

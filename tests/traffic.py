@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -54,14 +54,26 @@ class Client:
             self.connection = HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_S)
         self.headers = {"Authorization": f"Bearer {token}"}
         self.keeps = keeps
+        self.used_at = time.monotonic()
+        self.requests = 0  # on this connection
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
-        self.connection.request(method, path, body, {**self.headers, **headers})
-        return self.connection.getresponse()
+        if self.connection.sock is None:
+            self.requests = 0
+        idle_s, self.requests = time.monotonic() - self.used_at, self.requests + 1
+        try:
+            self.connection.request(method, path, body, {**self.headers, **headers})
+            return self.connection.getresponse()
+        except (OSError, HTTPException) as exc:
+            exc.add_note(
+                f"{method} {path}: request {self.requests} of its connection, idle for {idle_s:.3f} s"
+            )
+            raise
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> bytes:
         response = self.send(method, path, body, **headers)
         text = response.read()
+        self.used_at = time.monotonic()
         assert 200 <= response.status < 300, f"{method} {path}: {response.status} {text[:300]!r}"
         if not self.keeps:
             self.connection.close()
@@ -98,7 +110,7 @@ class Traffic:
             if kind == "viewer" and self.stop.is_set():
                 return  # whom nothing else ends than the end of the test
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self.failures.append(f"{at} {kind}: {exc!r}")
+            self.failures.append(f"{at} {kind}: {exc!r} {getattr(exc, '__notes__', '')}")
         finally:
             for client in clients:
                 client.connection.close()
