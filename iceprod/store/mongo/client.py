@@ -72,7 +72,9 @@ _ONE_MESSAGE: Final = 10_000  # documents; else the first message has 101, and w
 _OPTIONS: Final[dict[str, Any]] = {
     "appname": "iceprod",
     "serverSelectionTimeoutMS": 2_000,
-    "connectTimeoutMS": 2_000,
+    # Also for the driver's monitor: a server from which it has not heard for so long counts as gone,
+    # and all calls under way are broken off.  A busy one may well take some seconds.
+    "connectTimeoutMS": 8_000,
     "socketTimeoutMS": 20_000,
     "heartbeatFrequencyMS": 1_000,  # so often is a server looked for that went away
     "maxPoolSize": _THREADS,
