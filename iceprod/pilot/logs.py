@@ -27,7 +27,7 @@ class CappedLog:
     end.  What they write faster than `trim` is called stays on disk until then.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.file = FileIO(path, "a+")
         self._head = b""
         self._cut_bytes = 0  # removed from the file so far, the head included
@@ -83,8 +83,8 @@ class TaskLogs:
     """The three logs of a task: its programs' stdout and stderr, and the pilot's account of it."""
 
     def __init__(self, directory: Path) -> None:
-        self.stdout = CappedLog(directory / "stdout")
-        self.stderr = CappedLog(directory / "stderr")
+        self.stdout = CappedLog(f"{directory}/stdout")
+        self.stderr = CappedLog(f"{directory}/stderr")
         self._account: list[str] = []
         self._sent_lines = 0
 

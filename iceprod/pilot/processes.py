@@ -13,12 +13,14 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
+from weakref import WeakKeyDictionary
 
 KEY_VARIABLE = "ICEPROD_TASK_KEY"
 _PR_SET_DUMPABLE = 4
@@ -179,9 +181,44 @@ def _own_peak(peak_bytes: int) -> int:
     return peak_bytes if peak_bytes > pilot_bytes else 0
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+class _Endings:
+    """Tells when programs end.
+
+    The event loop has one reader for all of them: adding one for each costs more than all else
+    that is done here.
+    """
+
+    _of_loops: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, _Endings]] = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._epoll = select.epoll()
+        self._awaited: dict[int, asyncio.Future[None]] = {}
+        loop.add_reader(self._epoll.fileno(), self._tell)
+
+    @classmethod
+    def here(cls) -> _Endings:
+        """Those of the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in cls._of_loops:
+            cls._of_loops[loop] = cls(loop)
+        return cls._of_loops[loop]
+
+    async def wait(self, pid: int) -> None:
+        """Wait for the end of a child."""
+        handle = os.pidfd_open(pid)
+        ended = self._awaited[handle] = asyncio.get_running_loop().create_future()
+        try:
+            self._epoll.register(handle, select.EPOLLIN | select.EPOLLONESHOT)
+            await ended
+        finally:
+            del self._awaited[handle]
+            os.close(handle)  # which takes it out of the epoll, too
+
+    def _tell(self) -> None:
+        for handle, _ in self._epoll.poll(0):
+            ended = self._awaited.get(handle)
+            if ended is not None and not ended.done():
+                ended.set_result(None)
 
 
 class Child:
@@ -222,15 +259,7 @@ class Child:
 
     async def wait(self) -> int:
         """The exit status, negative for a signal, once the program itself has ended."""
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        handle = os.pidfd_open(self.pid)
-        loop.add_reader(handle, _settle, ended)
-        try:
-            await ended
-        finally:
-            loop.remove_reader(handle)
-            os.close(handle)
+        await _Endings.here().wait(self.pid)
         return self._collect()
 
     def _collect(self) -> int:

@@ -26,7 +26,9 @@ class Sandbox:
         self.root = root
         self.work = root / "work"
         self.tmp = root / "tmp"
+        self.call, self.stats = root / "call.json", root / "stats.json"
         self._scopes = {scope: str(root / scope) for scope in SCOPES}
+        self._logs = [str(root / name) for name in LOGS]
         self._is_ready = False
 
     def create(self) -> None:
@@ -62,8 +64,9 @@ class Sandbox:
         Making and deleting directories is a good part of what a trivial task costs.
         """
         try:
-            for log in LOGS:
-                (self.root / log).unlink(missing_ok=True)
+            for log in self._logs:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(log)
             left = set(os.listdir(self.root)) != {self.work.name, self.tmp.name}
             used = left or os.listdir(self.work) or os.listdir(self.tmp)
             modes = {stat.S_IMODE(os.stat(path).st_mode) for path in (self.work, self.tmp)}

@@ -107,15 +107,14 @@ class Steps:
         sandbox = self._host.sandbox
         env = self._software.extend(self._host.environment(clear=module.env_clear))
         is_call = bool(module.running_class) and not is_program(module.running_class)
-        call, stats = sandbox.root / "call.json", sandbox.root / "stats.json"
         try:
             module = self._with_shell(module)
-            argv = command(module, src=src, env=env, call=call)
+            argv = command(module, src=src, env=env, call=sandbox.call)
             if self._task.container:
                 argv = in_container(self._task.container, argv, root=sandbox.root, work=sandbox.work)
             self._write_configs(module)
             if is_call:
-                call.write_text(call_arguments(module, src=src, stats=stats))
+                sandbox.call.write_text(call_arguments(module, src=src, stats=sandbox.stats))
             self._logs.say(f"{where}: {json.dumps(argv)}")
             status = await self._host.execute(argv, env)
         except (OSError, ValueError) as exc:
@@ -123,7 +122,7 @@ class Steps:
         self._host.check()
         self._logs.say(f"{where} ended with status {status}")
         if is_call:
-            self._collect_stats(module, stats)
+            self._collect_stats(module, sandbox.stats)
         if status != 0:
             raise TaskFailure(self._failure(where, status))
 
