@@ -355,7 +355,10 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in more.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(text)))
+            if "Content-Length" in more:  # it may promise too much
+                self.close_connection = True
+            else:
+                self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ MAX_PLACES: Final = 10
 CHECKSUM: Final = "sha512"
 _ELSEWHERE: Final = (TransferFailed, Unavailable, NotFoundError, AccessDenied, InputError)
 _WHOLE: Final = Span()
+_STRONG: Final = re.compile(r'"[!#-~]{1,200}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +173,12 @@ class Proxying:
 
 
 def etag_of(facts: Facts, wanted: Wanted) -> str:
-    """An entity tag of our own: one origin's tag may be another's; empty where changes can't be told.
+    """The entity tag of a file; empty where changes can't be told.
 
-    It is weak where the origin says no more than the date.
+    It is the origin's own where there is one, and weak where no more than the date is known.
     """
+    if len(wanted.sources) == 1 and _STRONG.fullmatch(facts.validator):
+        return facts.validator  # so that it is the same where the web server in front fetches the file
     if not facts.validator and facts.modified_at is None:
         return ""
     told = f"{wanted.key} {facts.validator} {facts.size_bytes} {facts.modified_at}"

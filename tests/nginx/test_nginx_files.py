@@ -348,6 +348,7 @@ def test_files_of_other_servers_pass_through_and_learn_nothing(echo, upstream):
         {
             "X-Accel-Redirect": "/_fetch",
             "X-Fetch-URL": target,
+            "X-Fetch-Host": upstream.address,
             "X-Fetch-Authorization": "Bearer theirs",
             "Content-Disposition": "attachment",
         },
@@ -374,7 +375,7 @@ def test_another_server_has_to_prove_who_it_is(echo, upstream):
     # Its certificate is of an authority that this machine does not know.
     upstream.answers["/to-stranger"] = (
         200,
-        {"X-Accel-Redirect": "/_fetch", "X-Fetch-URL": f"{echo.url}/stranger"},
+        {"X-Accel-Redirect": "/_fetch", "X-Fetch-URL": f"{echo.url}/stranger", "X-Fetch-Host": "x"},
         b"",
     )
 
@@ -384,16 +385,21 @@ def test_another_server_has_to_prove_who_it_is(echo, upstream):
     assert not upstream.requests("/stranger")
 
 
-def test_the_status_and_the_ranges_of_another_server_are_passed_on(echo, upstream):
-    for status in (206, 404, 503):
+def test_the_ranges_of_another_server_are_passed_on_and_its_errors_told_as_ours(echo, upstream):
+    for status, told in ((206, 206), (404, 404), (401, 403), (503, 502)):
         upstream.answers["/to-other"] = (
             200,
-            {"X-Accel-Redirect": "/_fetch", "X-Fetch-URL": f"http://{upstream.address}/other"},
+            {
+                "X-Accel-Redirect": "/_fetch",
+                "X-Fetch-URL": f"http://{upstream.address}/other",
+                "X-Fetch-Host": upstream.address,
+            },
             b"",
         )
         upstream.answers["/other"] = (status, {"Content-Range": "bytes 0-1/9"}, b"mu")
         answer = echo.ask("/to-other", headers={"Range": "bytes=0-1"})
-        assert (answer.status, answer.body) == (status, b"mu")
+        assert answer.status == told
+        assert (answer.body == b"mu") == (told == 206)
         assert upstream.requests("/other")[-1].headers["range"] == "bytes=0-1"
 
 

@@ -101,6 +101,7 @@ class Values:
         settings, nginx = self._settings, self._nginx
         directory = self._path("nginx.directory", settings.nginx_path)
         files = self._path("files.path", settings.files_path)
+        cache = self._path("files.cache.path", settings.cache_path)
         uploads = self._path("files.uploads.path", settings.uploads_path)
         log = nginx.access_log
         certificate = self._needed("nginx.certificate", nginx.certificate)
@@ -116,6 +117,7 @@ class Values:
             "build": static.build_id(),
             "static": f"{directory}/static/{static.build_id()}",
             "files": files,
+            "cache": cache,
             "handover": f"{files}/{HANDOVER}",
             "uploads_handover": f"{uploads}/{HANDOVER}",
             "origin_trust": _trust(certificate),

@@ -68,6 +68,7 @@ class AccelSender(Sender):
         self.set_header("X-Fetch-Host", source.location.authority)
         if credential is not None:
             self.set_header("X-Fetch-Authorization", _authorization(source.origin.access))
+        self.describe_name(wanted)
         self.set_header("X-Accel-Redirect", FETCH)
         self._account(wanted)
         return True

@@ -8,6 +8,7 @@ import msgspec
 
 from iceprod.errors import FormatError
 from iceprod.server.handlers.proxy.accel import AccelSender
+from iceprod.services.cache import Wanted
 from iceprod.services.proxying import CHECKSUM
 
 
@@ -37,3 +38,8 @@ class DownloadHandler(AccelSender):
             self.write_json({"checksum": found, "type": CHECKSUM})
         else:
             await self.send(wanted, use_cache=asked.cache)
+
+    async def leave_file_to_nginx(self, wanted: Wanted) -> bool:
+        """Never: nginx would forget the body if it had to come back to us."""
+        del wanted
+        return False

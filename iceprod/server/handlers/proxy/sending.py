@@ -66,9 +66,7 @@ class Sender(FileAccess):
 
     def describe(self, wanted: Wanted, facts: Facts) -> None:
         """Set the headers that are the same for every part of a file."""
-        location = wanted.sources[0].location
-        self.set_header("Content-Type", "application/octet-stream")
-        self.set_header("Content-Disposition", disposition(file_name(location)))
+        self.describe_name(wanted)
         etag = etag_of(facts, wanted)
         if etag:
             self.set_header("ETag", etag)
@@ -77,6 +75,11 @@ class Sender(FileAccess):
         if "sha256" in facts.checksums:
             self._tell_digest(facts.checksums["sha256"])
         self.set_header("Accept-Ranges", "bytes")
+
+    def describe_name(self, wanted: Wanted) -> None:
+        """Say that it is a file to keep, and no page of this site whatever its contents."""
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Content-Disposition", disposition(file_name(wanted.sources[0].location)))
 
     def _tell_digest(self, sha256: str) -> None:
         self.set_header("Digest", f"sha-256={base64.b64encode(bytes.fromhex(sha256)).decode()}")
