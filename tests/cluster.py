@@ -82,7 +82,24 @@ def running_cluster(folder: Path, **settings: str) -> Iterator[Cluster]:
         with pytest.MonkeyPatch.context() as patch, site:
             # Pilots and clients of the tests trust the authority, and no other.
             patch.setenv("SSL_CERT_FILE", str(ca.certificate))
-            yield Cluster(site, database, ca)
+            try:
+                yield Cluster(site, database, ca)
+            finally:
+                site.stop()
+                _end_left_over(site)
+
+
+def _end_left_over(site: RunningSite) -> None:
+    """End what a test that failed has left: nginx outlives a server that was killed, by design."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if f"{site.folder}/" in " ".join(process.cmdline()):
+                process.terminate()
+                found.append(process)
+    for process in psutil.wait_procs(found, timeout=10)[1]:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 KINDS = (

@@ -118,7 +118,10 @@ class Traffic:
     def has_grown(self) -> bool:
         """Wait until every kind of client has done something more; a viewer only looks."""
         former = {kind: count for kind, count in self.done.items() if kind != "viewer"}
-        grown = until(lambda: self.failures or all(self.done[kind] > former[kind] for kind in former))
+        grown = until(
+            lambda: self.failures or all(self.done[kind] > former[kind] for kind in former),
+            within_s=3 * PATIENCE_S,  # each step asks several times
+        )
         return bool(grown) and not self.failures
 
 
