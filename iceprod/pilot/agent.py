@@ -308,6 +308,7 @@ class Agent:
             confirm=lambda: self._leases.confirm(assignment.lease_id),
             urls=config.urls_for(assignment),
             files_url=config.files_url,
+            relay=config.relay,
             gpus=gpus,
         )
         return TaskRunner(assignment, config.config, around)

@@ -10,6 +10,7 @@ from typing import Any
 
 from iceprod.pilot.assignment import Assignment
 from iceprod.pilot.client import Caller
+from iceprod.pilot.through_site import Relay
 
 MOST_KEPT = 32
 
@@ -23,11 +24,12 @@ _DEFAULT_TEMPLATES = {
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A configuration, and the addresses of the areas for its files."""
+    """A configuration, the addresses of the areas for its files, and what else goes through the site."""
 
     config: Mapping[str, Any]
     templates: Mapping[str, str]
     base_url: str
+    relayed: tuple[str, ...] = ()
 
     def urls_for(self, assignment: Assignment) -> dict[str, str]:
         """The addresses for one task, from templates such as ``…/{dataset_id}/{job}``."""
@@ -49,6 +51,11 @@ class Fetched:
         """
         before, separator, _ = self.templates["job_temp"].partition(_STORE)
         return _filled(before, {"base": self.base_url.rstrip("/")}) + _STORE if separator else ""
+
+    @property
+    def relay(self) -> Relay:
+        """The site as the way to other places."""
+        return Relay(self.files_url.removesuffix(_STORE), self.relayed)
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
@@ -80,5 +87,8 @@ class Configs:
         answer = await self._caller.insist("pilot.config", {"dataset_id": dataset_id, "version": version})
         given = {name: url for name, url in (answer.get("urls") or {}).items() if url}
         return Fetched(
-            config=answer["config"], templates={**_DEFAULT_TEMPLATES, **given}, base_url=self._base_url
+            config=answer["config"],
+            templates={**_DEFAULT_TEMPLATES, **given},
+            base_url=self._base_url,
+            relayed=tuple(answer.get("relayed") or ()),
         )

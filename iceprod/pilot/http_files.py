@@ -6,15 +6,18 @@ import base64
 import contextlib
 import hashlib
 import http.client
+import json
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 BLOCK_BYTES = 1 << 20
 TIMEOUT_S = 120.0
 _MOST_REDIRECTS = 5
+_MOST_WORDS = 65536
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -27,7 +30,12 @@ class Refused(OSError):
 
 
 class Broken(OSError):
-    """The transfer did not get through; another try may."""
+    """The transfer did not get through; another try may.
+
+    With ``is_elsewhere`` the server that was asked is well, and the place behind it is not.
+    """
+
+    is_elsewhere = False
 
 
 @contextmanager
@@ -130,8 +138,29 @@ def send(path: Path, url: str, headers: Mapping[str, str]) -> None:
         "Digest": f"sha-256={digest}",
     }
     with path.open("rb") as file, _request("PUT", url, sent, file) as response:
+        _raise_for_status(response, _without_secret(url))
         response.read(BLOCK_BYTES)
-        _raise_for_status(response, url)
+
+
+def post_json(url: str, value: object, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The object that a server answers to ``value``; raises Missing, Refused or Broken."""
+    body = json.dumps(value).encode()
+    sent = {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}
+    with _request("POST", url, sent, body) as response:
+        _raise_for_status(response, _without_secret(url))
+        text = response.read(BLOCK_BYTES)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Broken(f"{_without_secret(url)}: the answer makes no sense")
+    return found
+
+
+def _without_secret(url: str) -> str:
+    """An address for people to read: what a path of the site is good for once, nobody else should have."""
+    return url.split("/upload/", 1)[0] + "/upload/…" if "/upload/" in url else url
 
 
 def _raise_for_status(response: http.client.HTTPResponse, url: str) -> None:
@@ -141,7 +170,9 @@ def _raise_for_status(response: http.client.HTTPResponse, url: str) -> None:
     if response.status in (404, 410):
         raise Missing(text)
     if response.status >= 500 or response.status in (408, 425, 429):
-        raise Broken(text)
+        broken = Broken(text)
+        broken.is_elsewhere = b'"transfer_failed"' in response.read(_MOST_WORDS)
+        raise broken
     raise Refused(text)
 
 

@@ -23,6 +23,7 @@ from iceprod.pilot.processes import Child
 from iceprod.pilot.sandbox import SCOPES, Sandbox
 from iceprod.pilot.staging import Stager
 from iceprod.pilot.steps import Steps
+from iceprod.pilot.through_site import NO_RELAY, Relay
 from iceprod.pilot.usage import Usage
 
 GRACE_S = 5.0
@@ -34,7 +35,7 @@ class Surroundings:
 
     ``confirm`` returns whether the lease still holds, asking the server if it must.
     ``urls`` has the addresses of the temporary areas; ``files_url`` where the task's token
-    may be shown.
+    may be shown, and ``relay`` the site as the way to other places.
     """
 
     sandbox: Sandbox
@@ -45,6 +46,7 @@ class Surroundings:
     confirm: Callable[[], Awaitable[bool]]
     urls: Mapping[str, str] = field(default_factory=dict)
     files_url: str = ""
+    relay: Relay = NO_RELAY
     gpus: Sequence[str] = ()
     publishes: bool = True  # whether outputs are sent; an offline run may keep them
 
@@ -136,6 +138,7 @@ class TaskRunner:
             files_url=self._around.files_url,
             token=given.token,
             say=logs.say,
+            relay=self._around.relay,
             stopped=self._halted,
         )
         try:

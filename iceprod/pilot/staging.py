@@ -21,6 +21,7 @@ from iceprod.pilot.client import back_off_s
 from iceprod.pilot.http_files import Broken, Missing, Refused, file_digest
 from iceprod.pilot.packing import is_packed, pack, unpack
 from iceprod.pilot.sandbox import Sandbox
+from iceprod.pilot.through_site import NO_RELAY, Relay, described
 
 TRIES = 6
 PATIENCE_S = 6 * 3600.0  # with the server itself: it may be down for long, and finished work is worth keeping
@@ -31,9 +32,9 @@ _BASES = {"permanent": "data_url", "resource": "resource_url"}
 class Stager:
     """Moves the files of one task; every method blocks, and is called in a thread.
 
-    ``urls`` has the addresses of the areas; ``files_url`` is the server's file store, the
-    only place that the task's ``token`` is shown to.  ``stats`` collects one record per
-    transfer, for the task's statistics.
+    ``urls`` has the addresses of the areas; ``files_url`` is the server's file store.  The
+    task's ``token`` is shown there and to the site that is the ``relay``, to nobody else.
+    ``stats`` collects one record per transfer, for the task's statistics.
     """
 
     sandbox: Sandbox
@@ -41,6 +42,7 @@ class Stager:
     files_url: str
     token: str
     say: Callable[[str], None]
+    relay: Relay = NO_RELAY
     stopped: threading.Event = field(default_factory=threading.Event)
     stats: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"download": [], "upload": []})
 
@@ -79,6 +81,7 @@ class Stager:
         try:
             ready = self._packed(file, path, url)
             self._timed("upload", url, ready, once=lambda: self._store_once(ready, url))
+            self._tell_catalogue(ready, url)
         except OSError as exc:
             raise _failed(f"output {file.local}", exc) from exc
 
@@ -125,31 +128,49 @@ class Stager:
 
     def _repeated(self, once: Callable[[], None], *, is_ours: bool) -> None:
         deadline = time.monotonic() + PATIENCE_S
-        for attempt in itertools.count():
+        failures = 0  # but for those of our own site, which is waited for
+        for attempt in itertools.count(1):
             try:
                 return once()
             except Broken as exc:
-                if time.monotonic() > deadline or not (is_ours or attempt + 1 < TRIES):
+                failures += not is_ours or exc.is_elsewhere
+                if time.monotonic() > deadline or failures >= TRIES:
                     raise
-                self.say(f"try {attempt + 1} failed: {exc}")
-                if self.stopped.wait(back_off_s(attempt + 1)):
+                self.say(f"try {attempt} failed: {exc}")
+                if self.stopped.wait(back_off_s(attempt)):
                     raise Refused("the task was stopped") from exc
         return None
+
+    def _tell_catalogue(self, path: Path, url: str) -> None:
+        """Have the site know of an output that it did not see; what it says no to is no failure."""
+        if not self.relay.base_url or url.startswith(self.files_url):
+            return
+        file = described(path, url)
+        if file is None:
+            return
+        try:
+            self._repeated(lambda: self.relay.register([file], self._credential), is_ours=True)
+        except (Missing, Refused) as exc:
+            self.say(f"{url} is not in the catalogue: {exc}")
 
     def _fetch_once(self, url: str, path: Path) -> None:
         part = path.with_name(f".{path.name}.part")
         scheme = _scheme(url)
-        if scheme == "file":
+        if self.relay.takes(url):
+            self.relay.fetch(url, part, self._credential)
+        elif scheme == "file":
             _copy_verified(_file_path(url), part)
         elif scheme in ("http", "https"):
             http_files.fetch(url, part, self._headers(url))
         else:
-            raise Refused(f"{url}: this pilot does not speak {scheme or 'that protocol'}")
+            raise _unspoken(url, scheme)
         part.replace(path)
 
     def _store_once(self, path: Path, url: str) -> None:
         scheme = _scheme(url)
-        if scheme == "file":
+        if self.relay.takes(url):
+            self.relay.store(path, url, self._credential, wait=self._wait)
+        elif scheme == "file":
             target = _file_path(url)
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(f".{target.name}.part-{os.getpid()}-{time.monotonic_ns()}")
@@ -163,19 +184,34 @@ class Stager:
         elif scheme in ("http", "https"):
             http_files.send(path, url, self._headers(url))
         else:
-            raise Refused(f"{url}: this pilot does not speak {scheme or 'that protocol'}")
+            raise _unspoken(url, scheme)
+
+    def _wait(self, seconds: float) -> None:
+        if self.stopped.wait(seconds):
+            raise Refused("the task was stopped")
+
+    @property
+    def _credential(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     def _headers(self, url: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"} if self.token and self._is_ours(url) else {}
+        is_files = bool(self.files_url) and url.startswith(self.files_url)
+        return self._credential if is_files else {}
 
     def _is_ours(self, url: str) -> bool:
-        return bool(self.files_url) and url.startswith(self.files_url)
+        """Whether our own site moves it, which may be down for long."""
+        return (bool(self.files_url) and url.startswith(self.files_url)) or self.relay.takes(url)
 
 
 def _scheme(url: str) -> str:
     head, separator, _ = url.partition(":")
     is_scheme = bool(separator) and len(head) > 1 and head[:1].isalpha()
     return head.lower() if is_scheme and head.replace("+", "").isalnum() and "/" not in head else ""
+
+
+def _unspoken(url: str, scheme: str) -> Refused:
+    hint = "an administrator may add its place to the site's origins (files.origins)"
+    return Refused(f"{url}: this pilot does not speak {scheme or 'that protocol'}; {hint}")
 
 
 def _file_path(url: str) -> Path:

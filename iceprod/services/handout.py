@@ -76,7 +76,10 @@ class Credentials:
 
 
 class Handout:
-    """Writes tasks and credentials out for pilots."""
+    """Writes tasks and credentials out for pilots.
+
+    Files below the addresses ``relayed`` they are to fetch and store through this site.
+    """
 
     def __init__(
         self,
@@ -86,12 +89,14 @@ class Handout:
         pilots: PilotService,
         lease_s: float,
         site_url: Callable[[], str],
+        relayed: Sequence[str] = (),
     ) -> None:
         self._accounts = accounts
         self._catalogue = catalogue
         self._pilots = pilots
         self._lease_s = lease_s
         self._site_url = site_url  # known once the server listens
+        self.relayed = tuple(relayed)
 
     async def tasks(self, claimed: Sequence[Claimed]) -> list[HandedOut]:
         """Claimed tasks as `pilot.claim` tells them."""

@@ -49,10 +49,14 @@ class ClaimView(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ConfigView:
-    """A configuration, and the addresses of the temp areas, with ``{job}`` in that of a job."""
+    """A configuration, and the addresses of the temp areas, with ``{job}`` in that of a job.
+
+    Files below the addresses ``relayed`` are fetched and stored through the site.
+    """
 
     config: dict[str, Any]
     urls: dict[str, str]
+    relayed: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,8 @@ async def pilot_claim(
 async def pilot_config(call: Call, *, dataset_id: str, version: int) -> ConfigView:
     """The configuration that a claimed task runs by."""
     config = await call.services.pilots.config(call.principal, dataset_id, version)
-    return ConfigView(config, call.services.handout.area_urls(dataset_id))
+    handout = call.services.handout
+    return ConfigView(config, handout.area_urls(dataset_id), list(handout.relayed))
 
 
 @METHODS.method(
