@@ -22,6 +22,9 @@ _SECRET_KEYS: Final = re.compile(
     re.I,
 )
 _SECRETS: Final = re.compile(r"\bi[uptsw]_[A-Za-z0-9_.-]{8,}")
+_PRIVATE_KEYS: Final = re.compile(
+    r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----.*?(-----END \1PRIVATE KEY-----|$)", re.S
+)
 _HIDDEN: Final = "[hidden]"
 _LONGEST: Final = 20_000
 _DEPTH: Final = 6
@@ -30,7 +33,8 @@ _DEPTH: Final = 6
 def scrub(value: Any, depth: int = 0) -> Any:
     """``value`` without anything that looks like a secret, by its key or by its prefix."""
     if isinstance(value, str):
-        return _SECRETS.sub(lambda found: found[0][:3] + _HIDDEN, value[:_LONGEST])
+        value = _SECRETS.sub(lambda found: found[0][:3] + _HIDDEN, value[:_LONGEST])
+        return _PRIVATE_KEYS.sub(_HIDDEN, value) if "PRIVATE KEY" in value else value
     if isinstance(value, Mapping) and depth < _DEPTH:
         return {
             key: _HIDDEN if _SECRET_KEYS.search(str(key)) and item else scrub(item, depth + 1)

@@ -32,6 +32,9 @@ class OriginSettings(Section):
     """Authorities of its certificate: a PEM file, or a directory of HASH.0 files; the system's if unset."""
     redirects: tuple[str, ...] = ()
     """Other hosts that it may send readers on to; `*.example.org` stands for all below."""
+    token_endpoint: str = Field(default="", pattern=r"^$|^https?://\S+$")
+    """Where OAuth 2 gives new bearer tokens for refresh tokens, `https://auth.globus.org/v2/oauth2/token`
+    for Globus; only tokens for this origin are renewed there."""
     options: dict[str, str] = {}
     """What one protocol alone knows, like `protection` and `streams` of GridFTP."""
 
@@ -108,6 +111,9 @@ class FileSettings(Section):
     """Largest file taken."""
     keep_free_bytes: Annotated[int, Field(ge=0)] = 10**8
     """Space on the disk that uploads and copies leave free."""
+    credential_key_file: Path | None = None
+    """The keys that credentials for origins are sealed with; `credentials.key` in the data directory
+    if unset. Every server that shares a database needs the same file."""
     pilots_use: Literal["origin", "proxy"] = "origin"
     """Whether pilots fetch files of known origins there or through this server."""
     origins: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")], OriginSettings] = {}

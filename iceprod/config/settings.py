@@ -343,6 +343,12 @@ class Settings(BaseSettings):
         return (self.files.path or self.data_dir / "files").expanduser().absolute()
 
     @property
+    def credential_key_path(self) -> Path:
+        """The file of the vault's keys as an absolute path."""
+        path = self.files.credential_key_file or self.data_dir / "credentials.key"
+        return path.expanduser().absolute()
+
+    @property
     def cache_path(self) -> Path:
         """The directory of copies of origins' files as an absolute path."""
         return (self.files.cache.path or self.data_dir / "cache").expanduser().absolute()

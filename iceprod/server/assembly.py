@@ -18,7 +18,13 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
-from iceprod.server.file_plane import make_file_plane, make_quotas, make_temp_areas
+from iceprod.server.file_plane import (
+    make_file_plane,
+    make_quotas,
+    make_temp_areas,
+    make_vault,
+    relayed_places,
+)
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
@@ -359,7 +365,10 @@ def make_services(
         quotas=quotas,
         max_bytes=settings.files.max_bytes,
     )
-    plane = make_file_plane(store, settings, clock=clock, catalogue=catalogue, files=files, quotas=quotas)
+    vault = make_vault(store, settings, clock=clock)
+    plane = make_file_plane(
+        store, settings, clock=clock, catalogue=catalogue, files=files, quotas=quotas, vault=vault
+    )
     services = Services(
         accounts=accounts,
         certificates=Certificates(store, accounts, clock=clock),
@@ -373,6 +382,7 @@ def make_services(
             pilots=pilots,
             lease_s=lease_s,
             site_url=lambda: addresses.url,
+            relayed=relayed_places(settings.files),
         ),
         logs=LogService(store, clock=clock, tasks=tasks),
         scheduler=base.matching.scheduler,
@@ -383,6 +393,7 @@ def make_services(
         files=files,
         file_catalogue=known,
         quotas=quotas,
+        vault=vault,
         temp_areas=make_temp_areas(store, settings, files=files, known=known, clock=clock),
         transfers=plane.transfers,
         origins=plane.origins,

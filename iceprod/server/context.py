@@ -10,6 +10,7 @@ from iceprod.config import Settings
 from iceprod.services.accounts import Accounts
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
+from iceprod.services.credentials import CredentialVault
 from iceprod.services.datasets import DatasetService
 from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Events
@@ -74,6 +75,7 @@ class Services:
     files: FileService
     file_catalogue: FileCatalogue
     quotas: Quotas
+    vault: CredentialVault
     temp_areas: TempAreas
     transfers: Transfers
     origins: Origins

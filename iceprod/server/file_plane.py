@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from iceprod.clock import Clock
 from iceprod.config import Settings
-from iceprod.config.files import OriginSettings
+from iceprod.config.files import FileSettings, OriginSettings
 from iceprod.model.location import parse_location
 from iceprod.movers.addresses import Addresses
 from iceprod.movers.base import Mover
 from iceprod.movers.http import HttpMover
 from iceprod.movers.local import LocalMover
+from iceprod.server.token_endpoint import HttpTokenEndpoint
 from iceprod.services.accounting import Accounting
 from iceprod.services.cache import Cache, CacheLimits
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.credentials import CredentialVault
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import NoVault, OriginRule, Origins, Vault
@@ -23,10 +25,12 @@ from iceprod.services.proxying import Proxying
 from iceprod.services.quotas import Quotas
 from iceprod.services.task_reach import TaskReach
 from iceprod.services.temp_areas import TempAreas, TempLimits
+from iceprod.services.token_grants import TokenEndpoint, VaultOrigin
 from iceprod.services.transfers import TransferLimits, Transfers
 from iceprod.services.uploads.desk import Uploads, make_uploads
 from iceprod.services.uploads.targets import NoQuotas, QuotaCheck
 from iceprod.services.uploads.values import UploadLimits
+from iceprod.services.vault_keys import KeyRing
 from iceprod.store.base import Store
 
 
@@ -127,6 +131,22 @@ def make_quotas(store: Store, settings: Settings, *, clock: Clock, catalogue: Ca
     return Quotas(store, catalogue, clock=clock, defaults=defaults)
 
 
+def make_vault(
+    store: Store, settings: Settings, *, clock: Clock, endpoint: TokenEndpoint | None = None
+) -> CredentialVault:
+    """What keeps the secrets for origins."""
+    return CredentialVault(
+        store,
+        KeyRing(settings.credential_key_path),
+        clock=clock,
+        origins={
+            name: VaultOrigin(origin.token_endpoint, str(origin.ca_path) if origin.ca_path else None)
+            for name, origin in settings.files.origins.items()
+        },
+        endpoint=endpoint or HttpTokenEndpoint(),
+    )
+
+
 def origin_rule(name: str, origin: OriginSettings, *, parts: int = 1) -> OriginRule:
     """What the settings say of one origin; of several processes each has its part of the connections."""
     return OriginRule(
@@ -154,3 +174,15 @@ def make_temp_areas(
         site_keep_s=temp.site_keep_h * 3600 or None,
     )
     return TempAreas(store, files, known, clock=clock, limits=limits)
+
+
+def relayed_places(files: FileSettings) -> list[str]:
+    """The addresses whose files pilots move through this site: at least those that they could not."""
+    roots = [parse_location(origin.url) for origin in files.origins.values()]
+    everything = files.pilots_use == "proxy"
+    # Pilots reach the disks of their own machines, not of this one.
+    return [
+        str(root)
+        for root in roots
+        if root.scheme != "file" and (everything or root.scheme not in ("http", "https"))
+    ]

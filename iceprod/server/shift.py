@@ -61,6 +61,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         # Reads the whole catalogue, so not often.
         Duty("audit what is kept", 3600.0, services.audit.recount_files),
         Duty("clean the copies of origins' files", 3600.0, services.proxying.cache.clean),
+        Duty("look after credentials", 300.0, services.vault.look_after),
         Duty("sample reports", 60.0, lambda: services.reports.sample(fence=duty.fence)),
         Duty("read nginx's log", 5.0, lambda: sent.read(fence=duty.fence)),
         Duty("clean temp areas", settings.files.temp.every_s, services.temp_areas.clean),

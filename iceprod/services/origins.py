@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from iceprod.errors import AccessDenied, InputError, NotFoundError
+from iceprod.errors import AccessDenied, IceProdError, InputError, NotFoundError
 from iceprod.model.file import Direction, Flow
 from iceprod.model.location import Location
 from iceprod.model.principal import Principal, PrincipalKind
@@ -165,7 +165,9 @@ class Origins:
         self, rule: OriginRule, mover: Mover, principal: Principal, reach: Reach | None
     ) -> Origin:
         user = principal.id if reach is None else reach.dataset.owner
-        credential, reader = await self._credential(rule, user)
+        # A peer site has a name that a user may have, too; it is shown in with the site's own.
+        is_peer = principal.kind is PrincipalKind.SITE
+        credential, reader = await self._credential(rule, "" if is_peer else user)
         access = Access(
             policy=rule.policy,
             credential=credential,
@@ -176,7 +178,6 @@ class Origins:
             redirects=rule.redirects,
             options=rule.options,
         )
-        is_peer = principal.kind is PrincipalKind.SITE
         return Origin(
             name=rule.name,
             settings=rule,
@@ -194,7 +195,12 @@ class Origins:
         found = await self._vault.credential(rule.name, user)
         if found is None:
             return None, ""
-        is_the_sites = user == "" or found == await self._vault.credential(rule.name, "")
+        if user == "":
+            return found, ""
+        try:
+            is_the_sites = found == await self._vault.credential(rule.name, "")
+        except IceProdError:  # the site's own has ended, so this is the user's
+            is_the_sites = False
         return found, "" if is_the_sites else user
 
 
