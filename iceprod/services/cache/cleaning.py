@@ -47,15 +47,17 @@ def _clean_part(shelf: Shelf, path: Path) -> bool:
 
 def _clean_folder(folder: Path) -> int:
     copies = {path: entry.read(path, Copy) for path in folder.glob("[!.]*.json")}
-    named = {copy.data for copy in copies.values() if copy is not None}
-    count = 0
+    broken = {path for path, copy in copies.items() if _is_broken(path, copy)}
+    named = {copy.data for path, copy in copies.items() if copy is not None and path not in broken}
+    for path in broken:
+        path.unlink(missing_ok=True)
+    count = len(broken)
     for path in folder.iterdir():
         if path.name.startswith("."):
             is_left = age_s(path) > _NOTE_S
-        elif path.suffix == ".json":
-            is_left = path in copies and _is_broken(path, copies[path])
         else:
-            is_left = path.name not in named and _is_nobodys(path)
+            is_bytes = path.suffix != ".json"
+            is_left = is_bytes and path.name not in named and _is_nobodys(path)
         if is_left:
             path.unlink(missing_ok=True)
             count += 1
