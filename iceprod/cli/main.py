@@ -25,6 +25,8 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pilot": ("pilot", "List and end pilots, make credentials for them."),
     "temp": ("temp", "Look after the temp areas of jobs, datasets and the site."),
     "usage": ("usage", "Tell how many bytes were moved, and for whom."),
+    "quota": ("quota", "Show and set how much may be kept."),
+    "credential": ("credential", "Keep what the site needs to fetch files for you elsewhere."),
     "user": ("user", "Manage the people of a site."),
     "token": ("token", "Manage your API tokens."),
     "certificate": ("certificate", "Say for whom client certificates speak."),
