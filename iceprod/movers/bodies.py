@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Final, Protocol
 
 from iceprod.errors import InputError
@@ -56,6 +56,22 @@ def new_digest(algorithm: str) -> Digest:
     if algorithm in _HASHES:
         return hashlib.new(algorithm, usedforsecurity=False)
     raise InputError(f"no checksum is called {algorithm[:40]!r} here")
+
+
+class Upload:
+    """A body to be sent; once ``has_begun`` it can't be sent again."""
+
+    def __init__(self, size_bytes: int, pieces: AsyncIterator[bytes], *, ask_first: bool = True) -> None:
+        self.size_bytes = size_bytes
+        self.ask_first = ask_first
+        self.has_begun = False
+        self._pieces = pieces
+
+    async def next_piece(self) -> bytes:
+        """The next one; empty at the end."""
+        piece = await anext(self._pieces, b"")
+        self.has_begun = self.has_begun or bool(piece)
+        return piece
 
 
 async def verified(body: Outgoing) -> AsyncGenerator[bytes, None]:

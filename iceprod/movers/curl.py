@@ -12,19 +12,24 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Protocol, TypeVar
 
 import pycurl
 
 from iceprod.errors import AccessDenied
 from iceprod.movers.base import Access, AddressPolicy
+from iceprod.movers.bodies import Upload
 
-_HELD_BYTES: Final = 512 * 1024
+HELD_BYTES: Final = 512 * 1024
+"""How much may have come that the reader has not taken, before libcurl has to wait."""
+
 _RECEIVE_BYTES: Final = 256 * 1024
 _MOST_CONNECTIONS: Final = 32
-_MOST_POLICIES: Final = 16
+_KEPT_S: Final = 30.0
+
+_T = TypeVar("_T")
 
 
 class CurlError(Exception):
@@ -33,14 +38,6 @@ class CurlError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-class Source(Protocol):
-    """Where the bytes to be sent come from."""
-
-    async def next_piece(self) -> bytes:
-        """The next piece; empty at the end."""
-        ...
 
 
 class Transfer:
@@ -73,6 +70,11 @@ class Transfer:
     def has_ended(self) -> bool:
         """Whether libcurl is done with it, for good or ill."""
         return self._has_ended
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether something came that was not taken yet."""
+        return bool(self._pieces)
 
     async def wait_for_body(self, *, stall_s: float | None) -> None:
         """Wait for the first bytes, or for the end.
@@ -109,7 +111,7 @@ class Transfer:
             self._go_on()
         return data
 
-    async def feed(self, source: Source) -> None:
+    async def feed(self, source: Upload) -> None:
         """Send what ``source`` has, once libcurl asks for it."""
         await self._wanted.wait()
         while piece := await source.next_piece():
@@ -153,7 +155,7 @@ class Transfer:
             self.handle.pause(pycurl.PAUSE_CONT)
 
     def _write(self, data: bytes) -> int | None:
-        if self._held >= _HELD_BYTES:
+        if self._held >= HELD_BYTES:
             self._is_paused = True
             return int(pycurl.WRITEFUNC_PAUSE)
         self._pieces.append(data)
@@ -192,6 +194,14 @@ class Transfer:
         return sock
 
 
+class Feeding(Protocol):
+    """A transfer that can send."""
+
+    async def feed(self, upload: Upload) -> None:
+        """Send all of it."""
+        ...
+
+
 class Multi:
     """The transfers of one loop under one address policy, and the connections they share."""
 
@@ -203,29 +213,53 @@ class Multi:
         self._multi.setopt(pycurl.M_MAXCONNECTS, _MOST_CONNECTIONS)
         # Files on one HTTP/2 connection would wait for the slowest of their readers.
         self._multi.setopt(pycurl.M_PIPELINING, 0)
-        self._transfers: dict[pycurl.Curl, Transfer] = {}
+        self.transfers: dict[pycurl.Curl, Transfer] = {}
         self._watched: set[int] = set()
+        self._sockets: dict[int, int] = {}
         self._timer: asyncio.Handle | None = None
 
     @contextmanager
     def running(self, transfer: Transfer) -> Iterator[None]:
         """Begin a transfer, and end what is left of it."""
-        self._transfers[transfer.handle] = transfer
+        self.transfers[transfer.handle] = transfer
         self._multi.add_handle(transfer.handle)
         try:
             yield
         finally:
-            del self._transfers[transfer.handle]
+            del self.transfers[transfer.handle]
+            descriptor = self._note_socket(transfer.handle)
+            if not transfer.has_ended:
+                self._break_socket(descriptor)
             self._multi.remove_handle(transfer.handle)
             transfer.finish(0, "")
             transfer.handle.close()
 
     def close(self) -> None:
         """End connections that are kept."""
+        for descriptor in list(self._sockets):
+            self._break_socket(descriptor)
         self._multi.close()
         self._set_timer(-1)
         for descriptor in list(self._watched):
             self._unwatch(descriptor)
+
+    def _note_socket(self, handle: pycurl.Curl) -> int:
+        """Remember the connection of a transfer, by what tells it from a later one of the same number."""
+        descriptor = int(handle.getinfo(pycurl.ACTIVESOCKET))
+        with suppress(OSError):
+            self._sockets[descriptor] = os.fstat(descriptor).st_ino
+        return descriptor
+
+    def _break_socket(self, descriptor: int) -> None:
+        """End a connection at once.
+
+        To end one of ssh in good order, libcurl waits for the other side, and the loop with it.
+        """
+        inode = self._sockets.pop(descriptor, None)
+        with suppress(OSError):
+            if os.fstat(descriptor).st_ino == inode:
+                with socket.socket(fileno=os.dup(descriptor)) as sock:
+                    sock.shutdown(socket.SHUT_RDWR)
 
     def _watch(self, what: int, descriptor: int, *_: object) -> None:
         self._unwatch(descriptor)
@@ -260,55 +294,98 @@ class Multi:
                 self._finish(handle, code, message)
 
     def _finish(self, handle: pycurl.Curl, code: int, message: str) -> None:
-        transfer = self._transfers.get(handle)
+        transfer = self.transfers.get(handle)
         if transfer is not None:
             transfer.finish(code, message)
 
 
 class Driver:
-    """Transfers by libcurl; a connection is used again only under the policy it was checked by."""
+    """Transfers by libcurl.
+
+    A connection is used again only for who might have opened it: under the same address policy,
+    with the same authorities and the same credential, as far as that belongs to a connection.
+    """
 
     def __init__(self) -> None:
-        self._multis: dict[AddressPolicy, Multi] = {}
+        self._multis: dict[object, Multi] = {}
 
     def close(self) -> None:
         """End connections that are kept."""
         multis, self._multis = self._multis, {}
         for multi in multis.values():
+            if not multi.transfers:
+                multi.close()
+
+    @contextmanager
+    def running(self, transfer: Transfer, access: Access) -> Iterator[None]:
+        """Run a transfer that was set up; the context ends it."""
+        key = sharing(access)
+        multi = self._multis.get(key)
+        if multi is None:
+            multi = self._multis[key] = Multi()
+        try:
+            with multi.running(transfer):
+                yield
+        finally:
+            if not multi.transfers:
+                if self._multis.get(key) is multi:
+                    asyncio.get_running_loop().call_later(_KEPT_S, self._end_idle, key, multi)
+                else:
+                    multi.close()
+
+    def _end_idle(self, key: object, multi: Multi) -> None:
+        if self._multis.get(key) is multi and not multi.transfers:
+            del self._multis[key]
             multi.close()
 
-    @asynccontextmanager
-    async def running(self, transfer: Transfer, access: Access) -> AsyncIterator[None]:
-        """Run a transfer that was set up; the context ends it."""
-        multi = self._multis.get(access.policy)
-        if multi is None:
-            if len(self._multis) >= _MOST_POLICIES:
-                self._multis.pop(next(iter(self._multis)))
-            multi = self._multis[access.policy] = Multi()
-        with multi.running(transfer):
-            yield
+
+def sharing(access: Access) -> object:
+    """What has to be equal for a connection to be used again."""
+    credential = access.credential
+    if credential is not None and credential.kind == "token":
+        credential = None  # it is shown anew with every request
+    return access.policy, access.ca_path, credential, tuple(sorted(access.options.items()))
 
 
-def new_transfer(url: str, access: Access, *, protocol: int) -> Transfer:
-    """A transfer that speaks that one protocol, by no proxy, and gives up in time."""
-    transfer = Transfer(access.policy)
-    handle = transfer.handle
-    handle.setopt(pycurl.URL, url)
-    handle.setopt(pycurl.PROTOCOLS, protocol)
-    handle.setopt(pycurl.PROXY, "")
-    handle.setopt(pycurl.NOPROXY, "*")
-    handle.setopt(pycurl.NOSIGNAL, 1)
-    handle.setopt(pycurl.FOLLOWLOCATION, 0)
-    handle.setopt(pycurl.BUFFERSIZE, _RECEIVE_BYTES)
-    handle.setopt(pycurl.UPLOAD_BUFFERSIZE, _RECEIVE_BYTES)
-    handle.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(access.connect_timeout_s * 1000)))
-    return transfer
+async def while_feeding(transfer: Feeding, upload: Upload, wait: Callable[[], Awaitable[_T]]) -> _T:
+    """What ``wait`` returns while ``upload`` is sent; raises what of both fails first."""
+    if not upload.size_bytes:
+        # libcurl would not ask for it, and it is verified by being asked for.
+        await upload.next_piece()
+    feeder = asyncio.ensure_future(transfer.feed(upload))
+    waiter = asyncio.ensure_future(wait())
+    try:
+        await asyncio.wait({feeder, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if feeder.done():
+            feeder.result()
+        return await waiter
+    finally:
+        feeder.cancel()
+        waiter.cancel()
+        await asyncio.gather(feeder, waiter, return_exceptions=True)
 
 
-def give_up_when_stalled(handle: pycurl.Curl, access: Access) -> None:
-    """Have libcurl itself end a transfer that does not move, in whole seconds."""
-    handle.setopt(pycurl.LOW_SPEED_LIMIT, 1)
-    handle.setopt(pycurl.LOW_SPEED_TIME, max(1, round(access.stall_timeout_s)))
+def common_options(url: str, access: Access, *, protocol: int) -> dict[int, Any]:
+    """Options of a transfer that speaks that one protocol, by no proxy, and gives up in time."""
+    return {
+        pycurl.URL: url,
+        pycurl.PROTOCOLS: protocol,
+        pycurl.PROXY: "",
+        pycurl.NOPROXY: "*",
+        pycurl.NOSIGNAL: 1,
+        pycurl.FOLLOWLOCATION: 0,
+        pycurl.BUFFERSIZE: _RECEIVE_BYTES,
+        pycurl.UPLOAD_BUFFERSIZE: _RECEIVE_BYTES,
+        pycurl.CONNECTTIMEOUT_MS: max(1, int(access.connect_timeout_s * 1000)),
+    }
+
+
+def stall_options(access: Access) -> dict[int, Any]:
+    """Options by which libcurl itself ends a transfer that does not move, in whole seconds."""
+    return {
+        pycurl.LOW_SPEED_LIMIT: 1,
+        pycurl.LOW_SPEED_TIME: max(1, round(access.stall_timeout_s)),
+    }
 
 
 def verify_peer(handle: pycurl.Curl, access: Access) -> None:

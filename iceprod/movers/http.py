@@ -21,9 +21,9 @@ from iceprod.errors import AccessDenied, InputError, TransferFailed
 from iceprod.model.location import Location, parse_location
 from iceprod.movers import webdav
 from iceprod.movers.base import WHOLE, Access, Entry, Facts, Incoming, Mover, Outgoing, PlainBody, Span
-from iceprod.movers.bodies import verified
+from iceprod.movers.bodies import Upload, verified
 from iceprod.movers.dialing import Resolve, system_addresses
-from iceprod.movers.http_client import Body, Client, Request, Response, Upload
+from iceprod.movers.http_client import Body, Client, Request, Response
 from iceprod.movers.http_curl import CurlClient
 from iceprod.movers.http_facts import (
     DIGEST_NAMES,

@@ -6,30 +6,14 @@ sockets, and `movers.http_curl` for TLS and HTTP/2.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from iceprod.model.location import Location
 from iceprod.movers.base import Access, PlainBody
+from iceprod.movers.bodies import Upload
 from iceprod.movers.http_wire import Headers
-
-
-class Upload:
-    """A body to be sent; once ``has_begun`` it can't be sent again."""
-
-    def __init__(self, size_bytes: int, pieces: AsyncIterator[bytes], *, ask_first: bool = True) -> None:
-        self.size_bytes = size_bytes
-        self.ask_first = ask_first
-        self.has_begun = False
-        self._pieces = pieces
-
-    async def next_piece(self) -> bytes:
-        """The next one; empty at the end."""
-        piece = await anext(self._pieces, b"")
-        self.has_begun = self.has_begun or bool(piece)
-        return piece
 
 
 @dataclass(frozen=True, slots=True)

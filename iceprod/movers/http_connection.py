@@ -7,8 +7,7 @@ import socket
 from typing import Final
 
 from iceprod.movers.base import PlainBody
-from iceprod.movers.bodies import PIECE_BYTES
-from iceprod.movers.http_client import Upload
+from iceprod.movers.bodies import PIECE_BYTES, Upload
 from iceprod.movers.http_wire import (
     END_OF_HEAD,
     MAX_FIELDS,

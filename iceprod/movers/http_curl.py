@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import pycurl
@@ -14,9 +14,10 @@ from iceprod.movers.curl import (
     CurlError,
     Driver,
     Transfer,
-    give_up_when_stalled,
-    new_transfer,
+    common_options,
+    stall_options,
     verify_peer,
+    while_feeding,
 )
 from iceprod.movers.http_client import Request, Response
 from iceprod.movers.http_facts import whole_size
@@ -39,7 +40,7 @@ class CurlClient:
     async def exchange(self, request: Request, access: Access) -> AsyncIterator[Response]:
         """As `http_client.Client` says."""
         transfer = _set_up(request, access)
-        async with self._driver.running(transfer, access):
+        with self._driver.running(transfer, access):
             try:
                 status, headers = await _answer(transfer, request, access)
             except CurlError as exc:
@@ -71,20 +72,8 @@ async def _answer(transfer: Transfer, request: Request, access: Access) -> tuple
     """Status and headers, once what is to be sent was sent or refused."""
     if request.upload is None:
         return await _head(transfer, stall_s=access.stall_timeout_s)
-    if not request.upload.size_bytes:
-        # libcurl would not ask for it, and it is verified by being asked for.
-        await request.upload.next_piece()
-    feeder = asyncio.create_task(transfer.feed(request.upload))
-    answer = asyncio.create_task(_head(transfer, stall_s=None))
-    try:
-        await asyncio.wait({feeder, answer}, return_when=asyncio.FIRST_COMPLETED)
-        if feeder.done():
-            feeder.result()
-        status, headers = await answer
-    finally:
-        feeder.cancel()
-        answer.cancel()
-        await asyncio.gather(feeder, answer, return_exceptions=True)
+    wait = partial(_head, transfer, stall_s=None)
+    status, headers = await while_feeding(transfer, request.upload, wait)
     if status < 300 and transfer.sent_bytes != request.upload.size_bytes:
         raise Broken("the origin took a part of the file for the whole")
     return status, headers
@@ -125,8 +114,13 @@ def _set_up(request: Request, access: Access) -> Transfer:
     request_head(request.method, "/", request.headers)
     where = request.location
     url = f"{where.scheme}://{where.authority}{ascii_target(where.target)}"
-    transfer = new_transfer(url, access, protocol=pycurl.PROTO_HTTPS)
+    transfer = Transfer(access.policy)
     handle = transfer.handle
+    options = common_options(url, access, protocol=pycurl.PROTO_HTTPS)
+    if request.upload is not None:
+        options |= stall_options(access)
+    for option, value in options.items():
+        handle.setopt(option, value)
     verify_peer(handle, access)
     handle.setopt(pycurl.PATH_AS_IS, 1)
     # By HTTP/2 servers give no leave to go on, and a body is none the faster for it.
@@ -143,7 +137,6 @@ def _set_up(request: Request, access: Access) -> Transfer:
         handle.setopt(pycurl.UPLOAD, 1)
         handle.setopt(pycurl.INFILESIZE_LARGE, request.upload.size_bytes)
         fields.append("Expect: 100-continue" if request.upload.ask_first else "Expect:")
-        give_up_when_stalled(handle, access)
     elif request.method == "HEAD":
         handle.setopt(pycurl.NOBODY, 1)
     if request.method not in ("GET", "HEAD"):

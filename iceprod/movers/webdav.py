@@ -15,7 +15,8 @@ from xml.parsers import expat
 from iceprod.errors import InputError, TooLarge
 from iceprod.model.location import Location, parse_location
 from iceprod.movers.base import Entry, Facts
-from iceprod.movers.http_client import Request, Response, Upload
+from iceprod.movers.bodies import Upload
+from iceprod.movers.http_client import Request, Response
 from iceprod.movers.http_facts import facts_of, http_time
 from iceprod.movers.http_wire import Broken, Headers
 

@@ -13,6 +13,7 @@ from iceprod.movers.addresses import Addresses
 from iceprod.movers.base import Mover
 from iceprod.movers.http import HttpMover
 from iceprod.movers.local import LocalMover
+from iceprod.movers.sftp import SftpMover
 from iceprod.server.token_endpoint import HttpTokenEndpoint
 from iceprod.services.accounting import Accounting
 from iceprod.services.cache import Cache, CacheLimits
@@ -46,7 +47,7 @@ class FilePlane:
 
 def make_movers() -> dict[str, Mover]:
     """Every protocol by the schemes that it goes by."""
-    movers: tuple[Mover, ...] = (LocalMover(), HttpMover())
+    movers: tuple[Mover, ...] = (LocalMover(), HttpMover(), SftpMover())
     return {scheme: mover for mover in movers for scheme in mover.schemes}
 
 

@@ -38,7 +38,7 @@ class Place:
     port: int | None = None
     can_list: bool = True
     can_delete: bool = True
-    can_put: bool = True
+    large_bytes: int = 300 * 1024 * 1024
     takes_any_name: bool = True
 
     def at(self, name: str) -> Location:
