@@ -116,7 +116,7 @@ def _store(address: str, path: str, token: str) -> None:
     connection.close()
 
 
-def _fetched_per_s(address: str, path: str, token: str) -> float:
+def _fetched_per_s(address: str, path: str, token: str, length: int = DOWNLOAD_BYTES) -> float:
     connection = HTTPConnection(HOST, timeout=60)
     connection.sock = wire.connect(address)
     started = time.perf_counter()
@@ -127,26 +127,26 @@ def _fetched_per_s(address: str, path: str, token: str) -> float:
         size += count
     took = time.perf_counter() - started
     connection.close()
-    if answer.status != 200 or size != DOWNLOAD_BYTES:
+    if answer.status != 200 or size != length:
         raise SystemExit(f"{path} was answered {answer.status} with {size} bytes")
     return size / took
 
 
 @contextmanager
-def front(port: int, rpc_port: int, files: Path | None = None) -> Iterator[str]:
-    """Our nginx before a server that keeps its files in ``files``; its address."""
+def front(port: int, rpc_port: int, files: Path | None = None, cache: Path | None = None) -> Iterator[str]:
+    """Our nginx before a server that keeps its files in ``files``, and copies in ``cache``; its address."""
     with tempfile.TemporaryDirectory(prefix="iceprod-bench-nginx-") as name:
-        settings = _settings(Path(name), port=port, rpc_port=rpc_port, files=files)
+        settings = _settings(Path(name), port=port, rpc_port=rpc_port, files=files, cache=cache)
         nginx.generate(settings)
         with _running(nginx.command(settings), settings.nginx.https_port) as address:
             yield address
 
 
-def _settings(folder: Path, *, port: int, rpc_port: int, files: Path | None) -> Settings:
+def _settings(folder: Path, *, port: int, rpc_port: int, files: Path | None, cache: Path | None) -> Settings:
     certificate, key = _certificate(folder)
     return Settings(
         server={"data_dir": folder, "port": port, "rpc_port": rpc_port, "proxied": True},
-        files={"path": files},
+        files={"path": files, "cache": {"path": cache}},
         nginx={
             "host": HOST,
             "https_port": _free_port(),
