@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from iceprod.model.dataset import Dataset
 from iceprod.model.lifecycle import JobStatus
@@ -12,6 +12,7 @@ from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.keys import NUMBER_BITS
 
 _MOST = 2000  # datasets remembered; more than are being worked on at a time
+_MOST_WANTING = 10_000  # tasks of a dataset of which one need is remembered
 
 _PROCESSING = rows.JOB_CODE[JobStatus.PROCESSING]
 
@@ -24,13 +25,21 @@ class State:
 
     ``needs`` and ``dependents`` list, for each task index, tasks as keys of job 0: adding
     the bits of a job index gives that job's. A needed dataset that does not exist has number
-    0, which no task has.
+    0, which no task has. ``wanting`` is a hint: of tasks, by key, the place of a need that was
+    not complete when last looked at.
     """
 
     dataset: Dataset
     jobs: list[int]
     needs: Neighbours
     dependents: Neighbours
+    wanting: dict[int, int] = field(default_factory=dict)
+
+    def remember_wanting(self, key: int, place: int) -> None:
+        """Remember the place of a need of a task that is not complete."""
+        if len(self.wanting) >= _MOST_WANTING:
+            self.wanting.clear()
+        self.wanting[key] = place
 
     def move_job(self, before: int, after: int, *, now: float) -> JobStatus | None:
         """Count a job that changed its status; the dataset's status if that changed too."""

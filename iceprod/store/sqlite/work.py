@@ -6,7 +6,7 @@ ones did, so of two callers who want the same move one gets it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -29,6 +29,7 @@ _RESETS = frozenset({TaskEvent.RESET, TaskEvent.HARD_RESET})
 _CUT_SHORT = _RESETS | {TaskEvent.SUSPENDED}
 _COUNTED_BY_JOB = frozenset({COMPLETE, FAILED, SUSPENDED})
 _STOPPED = Ended(Outcome.STOPPED)
+_FEW = 8  # needs that are looked at one by one each time
 
 Classed = list[tuple[str, int]]  # task ids with their classes
 
@@ -70,11 +71,27 @@ class Work(Changes):
     def needs_met(self, key: int, state: State) -> bool:
         """Whether everything that a task needs is complete."""
         job_bits = key & JOB_MASK
-        for need in state.needs[key & TASK_MASK]:
-            needed = self.row(need | job_bits)
-            if needed is None or needed.status != COMPLETE:
+        needs = state.needs[key & TASK_MASK]
+        if len(needs) > _FEW:
+            return self._many_met(key, needs, state)
+        return all(self._is_complete(need | job_bits) for need in needs)
+
+    def _many_met(self, key: int, needs: Sequence[int], state: State) -> bool:
+        """As `needs_met`, beginning with the need that was found wanting when last asked.
+
+        Otherwise a task that needs a thousand others would cost a million looks, as all
+        that are complete are looked at each time that one more is.
+        """
+        job_bits, first = key & JOB_MASK, state.wanting.get(key, 0)
+        for place in (*range(first, len(needs)), *range(first)):
+            if not self._is_complete(needs[place] | job_bits):
+                state.remember_wanting(key, place)
                 return False
         return True
+
+    def _is_complete(self, key: int) -> bool:
+        row = self.row(key)
+        return row is not None and row.status == COMPLETE
 
     def settle(self, keys: Iterable[int], *, now: float) -> tuple[Classed, Classed]:
         """Put idle and waiting tasks where their needs say; those released and those held."""
