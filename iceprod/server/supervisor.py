@@ -86,6 +86,7 @@ class Supervisor:
         try:
             reached = await _unless(self._signals.stop, self._start())
             if reached is not None:
+                self._tell()  # before anybody hears that it is ready
                 with roster.announced(reached, data_dir=self._data_dir, ready_file=ready_file):
                     await self._attend()
             systemd.notify("STOPPING=1")
@@ -120,7 +121,6 @@ class Supervisor:
             group.create_task(self._workers.stop(has_front=self._front is not None))
 
     async def _attend(self) -> None:
-        self._tell()
         systemd.notify("READY=1")
         async with asyncio.TaskGroup() as group:
             works = (self._keep_telling(), self._restart_when_asked(), systemd.feed_watchdog())

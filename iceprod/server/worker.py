@@ -49,18 +49,20 @@ async def work(make: Callable[[Sockets], Answering], assignment: Assignment, *, 
     server = make(adopt(assignment.sockets))
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=assignment.control))
     listening = asyncio.create_task(_listen(reader, orders, alone=Leave(finish_s=drain_s)))
+    beating: asyncio.Task[None] | None = None
     try:
         await server.start()
         orders.is_ready = True
         writer.write(b"ready " + msgspec.json.encode(server.reached) + b"\n")
         beating = asyncio.create_task(_beat(writer))
         leave = await orders.given()
-        beating.cancel()
         logger.info("worker leaves", number=assignment.number)
-        await server.stop(leave)
+        await server.stop(leave)  # which may take long, and is no reason to be taken for dead
     finally:
         listening.cancel()
         await server.stop()
+        if beating is not None:
+            beating.cancel()
         writer.close()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
@@ -283,6 +284,17 @@ def test_workers_that_never_start_end_the_server(tmp_path):
 
     assert site.process.wait(60) != 0
     assert "a worker ended with 3 before it was ready" in site.log()
+
+
+def test_a_worker_that_takes_long_to_leave_does_not_hang(tmp_path):
+    with tiny_site(tmp_path, count=1, silent_s=4.0) as site:
+        former = site.pids()
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(site.call, "sleep", seconds=8.0)
+            site.restart()
+
+            assert answer.result() in former
+        assert "a worker hangs" not in site.log()
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path):
