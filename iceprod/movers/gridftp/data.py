@@ -156,6 +156,8 @@ def _context(identity: Identity, ca_path: str | None, *, accepts: bool) -> ssl.S
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    # The shorter key is as safe for data, and faster at both ends.
+    context.set_ciphers("ECDHE+AESGCM+AES128:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES")
     identity.show(context)
     return context
 

@@ -22,7 +22,7 @@ from iceprod.movers.gridftp.wire import Stream, Wire
 _VERB: Final = "RETR"
 WINDOW_BYTES: Final = 32 << 20
 """How far ahead of what is wanted next a block may be to be read."""
-_PART_BYTES: Final = 512 * 1024
+_PART_BYTES: Final = 256 * 1024
 _MAX_CONNECTIONS: Final = 256
 
 

@@ -13,11 +13,15 @@ from typing import Final, Self
 
 from iceprod.movers.gridftp.gsi import NO_DELEGATION, Secured
 
-PIECE_BYTES: Final = 1 << 20
-"""Most that is read or enciphered at once."""
+PIECE_BYTES: Final = 256 * 1024
+"""Most that is read or enciphered at once: of larger pieces each would be new memory to the system."""
 
-_CIPHERED_BYTES: Final = 256 * 1024
 _SENT_BYTES: Final = 64 * 1024
+# A sender this far is fast enough to be woken for once in a while only, ...
+_FAST_BYTES: Final = 4 << 20
+_WAKE_BYTES: Final = 256 * 1024
+# ... until it lets one wait so long for them.
+_SLOW_S: Final = 0.25
 # So often others get their turn though the network never makes one wait.
 _TURN_BYTES: Final = 2 << 20
 
@@ -29,6 +33,8 @@ class Wire:
         self.sock = sock
         self.stall_s = stall_s
         self._head = head
+        self._received = 0
+        self._is_slow = False
         self._unbroken = 0
 
     def take_head(self) -> bytes:
@@ -50,13 +56,32 @@ class Wire:
             data = self.sock.recv(limit)
         except (BlockingIOError, InterruptedError):
             self._unbroken = 0
-            async with asyncio.timeout(self.stall_s):
-                return await asyncio.get_running_loop().sock_recv(self.sock, limit)
+            data = await self._awaited(limit)
         self._unbroken += len(data)
         if self._unbroken >= _TURN_BYTES:
             self._unbroken = 0
             await asyncio.sleep(0)
+        if self._received < _FAST_BYTES <= self._received + len(data):
+            self._wake_for(_WAKE_BYTES)
+        self._received += len(data)
         return data
+
+    async def _awaited(self, limit: int) -> bytes:
+        """Wait for more; for a good deal of it, as long as that comes soon."""
+        loop = asyncio.get_running_loop()
+        if self._received >= _FAST_BYTES and not self._is_slow:
+            try:
+                async with asyncio.timeout(_SLOW_S):
+                    return await loop.sock_recv(self.sock, limit)
+            except TimeoutError:
+                self._is_slow = True
+                self._wake_for(1)
+        async with asyncio.timeout(self.stall_s):
+            return await loop.sock_recv(self.sock, limit)
+
+    def _wake_for(self, count: int) -> None:
+        # Waking for each packet costs more than the packet.
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def send(self, data: bytes | memoryview) -> None:
         """Send all of it.
@@ -142,7 +167,7 @@ class TlsWire:
         """As `Wire.receive`."""
         wanted = self._buffer[: min(limit, PIECE_BYTES)]
         while not (count := self.tls.decipher_into(wanted)):
-            token = await self.wire.receive(_CIPHERED_BYTES)
+            token = await self.wire.receive(PIECE_BYTES)
             if not token:
                 return b""
             self.tls.take(token)
@@ -151,8 +176,8 @@ class TlsWire:
     async def send(self, data: bytes | memoryview) -> None:
         """As `Wire.send`."""
         view = memoryview(data)
-        for start in range(0, len(view), _CIPHERED_BYTES):
-            await self.wire.send(self.tls.encipher(view[start : start + _CIPHERED_BYTES]))
+        for start in range(0, len(view), PIECE_BYTES):
+            await self.wire.send(self.tls.encipher(view[start : start + PIECE_BYTES]))
 
     async def finish(self) -> None:
         """As `Wire.finish`."""

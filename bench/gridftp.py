@@ -1,0 +1,120 @@
+"""A file of a GridFTP server into memory, against Globus's own client into nothing.
+
+Both fetch the same file from the same server, with the same protection of data, each with a
+login of its own, in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.harness import Result, Rounds
+from iceprod.movers.base import WHOLE, Access, Span
+from iceprod.movers.gridftp.mover import GridFtpMover
+from tests.movers import gridftp_server
+
+SIZE = 1 << 30
+GIB = SIZE / (1 << 30)
+WARM_BYTES = 256 << 20
+
+# Name, our options, options of globus-url-copy; with GSI, and without.
+LEVELS = {
+    "P9": ({}, []),  # data connections proven, data in the clear: what both do if not told otherwise
+    "P9.plain": ({"dcau": "N"}, ["-nodcau"]),
+    "P9.private": ({"protection": "P"}, ["-dcpriv"]),
+}
+NOTES = {
+    "P9": "proven data connections",
+    "P9.plain": "bare data connections",
+    "P9.private": "encrypted data",
+    "P9.ftp": "anonymous FTP",
+}
+
+
+@dataclass
+class Turns:
+    """Times and CPU of both, by round."""
+
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+    our_cpu: list[float] = field(default_factory=list)
+    their_cpu: list[float] = field(default_factory=list)
+
+    def result(self, name: str) -> Result:
+        ratios = [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+        figures = {
+            "MB/s": round(SIZE / statistics.median(self.ours) / 1e6),
+            "globus-url-copy MB/s": round(SIZE / statistics.median(self.theirs) / 1e6),
+            "CPU s/GiB": round(statistics.median(self.our_cpu) / GIB, 2),
+            "globus-url-copy CPU s/GiB": round(statistics.median(self.their_cpu) / GIB, 2),
+        }
+        note = f"bytes/s into memory / globus-url-copy to /dev/null, {NOTES[name]}"
+        return Result(name, ratios, 1.0, note, figures=figures)
+
+
+def fetches(rounds: Rounds) -> list[Result]:
+    """1 GiB at each protection level."""
+    if shutil.which(gridftp_server.URL_COPY) is None:
+        raise SystemExit("P9 needs globus-gridftp-server and globus-url-copy")
+    with tempfile.TemporaryDirectory(prefix="iceprod-bench-gridftp-", dir=_memory()) as name:
+        folder, turns = Path(name), {level: Turns() for level in NOTES}
+        _fill(folder / "large")
+        with gridftp_server.with_gsi(folder) as gsi, gridftp_server.anonymous(folder) as ftp:
+            for _ in rounds:
+                for level, (options, flags) in LEVELS.items():
+                    _take_turns(turns[level], gsi, folder / "large", gsi.access(**options), flags)
+                _take_turns(turns["P9.ftp"], ftp, folder / "large", ftp.access(), [])
+    return [each.result(level) for level, each in turns.items()]
+
+
+def _memory() -> str | None:
+    """A disk would be measured, too."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb") as file:
+        for _ in range(SIZE >> 20):
+            file.write(os.urandom(1 << 20))
+
+
+def _take_turns(
+    turns: Turns, server: gridftp_server.GridFtpServer, path: Path, access: Access, flags: list[str]
+) -> None:
+    started, cpu = time.perf_counter(), _cpu(resource.RUSAGE_CHILDREN)
+    server.url_copy(*flags, f"{server.base}{path}", "file:///dev/null")
+    turns.theirs.append(time.perf_counter() - started)
+    turns.their_cpu.append(_cpu(resource.RUSAGE_CHILDREN) - cpu)
+    # A server is not started anew for each file: what slept while the other worked wakes up first.
+    asyncio.run(_fetch(server, path, access, Span(0, WARM_BYTES)))
+    started, cpu = time.perf_counter(), _cpu(resource.RUSAGE_SELF)
+    size = asyncio.run(_fetch(server, path, access))
+    turns.ours.append(time.perf_counter() - started)
+    turns.our_cpu.append(_cpu(resource.RUSAGE_SELF) - cpu)
+    if size != SIZE:
+        raise SystemExit(f"{size} bytes came of {SIZE}")
+
+
+async def _fetch(server: gridftp_server.GridFtpServer, path: Path, access: Access, span: Span = WHOLE) -> int:
+    mover, size = GridFtpMover(), 0
+    async with mover.fetch(server.at(path), access, span=span) as incoming:
+        while piece := await incoming.read():
+            size += len(piece)
+    await mover.close()
+    return size
+
+
+def _cpu(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
+SUBJECTS = {"P9": fetches}
