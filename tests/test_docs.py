@@ -31,6 +31,8 @@ SMALL = {
     "tasks": [{"name": "a", "requirements": {"memory": 0.1}, "trays": [{"modules": [{"src": "/bin/true"}]}]}],
 }
 
+ORIGINS = '{"archive": {"url": "https://archive.example.org/data"}}'
+
 _BLOCK = re.compile(r"<!-- (run|file: (?P<file>\S+)) -->\n```(?P<kind>\w+)\n(?P<text>.*?)```", re.S)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _WORDS = re.compile(r"\b(TODO|FIXME|TBD|coming soon|lorem)\b", re.I)
@@ -97,8 +99,9 @@ def test_a_fragment_is_one_sentence_of_a_known_kind(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
-    """A site whose local grid runs what the documents submit."""
-    with RunningSite(tmp_path_factory.mktemp("site"), grids=GRID) as running:
+    """A site whose local grid runs what the documents submit, and that knows an origin."""
+    settings = {"ICEPROD_FILES__ORIGINS": ORIGINS}
+    with RunningSite(tmp_path_factory.mktemp("site"), grids=GRID, settings=settings) as running:
         yield running
 
 
