@@ -37,6 +37,7 @@ SHORT_POLL_S = 1.0
 SAMPLE_S = 1.0
 MOST_PER_CLAIM = 64
 SMALL_SANDBOX_BYTES = 1_000_000
+ENOUGH_AHEAD = 2  # tasks in hand with which a report may wait for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,7 @@ class Agent:
         if result is None:
             self._release(assignment, self._reason or "it was stopped")
             return
-        self._reporter.add(Report.of(assignment, result))
+        self._reporter.add(Report.of(assignment, result), in_a_hurry=len(self._ahead) < ENOUGH_AHEAD)
         self._ahead.ended(result.time_used_s if result.failure is None else math.inf)
         if result.failure is None:
             self._failures = 0

@@ -20,6 +20,7 @@ logger = logging.getLogger("iceprod.pilot")
 
 MOST_REPORTS = 50
 MOST_BYTES = 4 * 1024 * 1024
+LINGER_S = 0.01  # for so long a report waits for others, unless there is a hurry
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,19 @@ class Reporter:
         self._sending: list[Report] = []
         self._failures = 0
         self._rider: tuple[Callable[[], Call], asyncio.Future[Any]] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def add(self, report: Report) -> None:
-        """Send ``report`` when its turn comes."""
+    def add(self, report: Report, *, in_a_hurry: bool = True) -> None:
+        """Send ``report`` when its turn comes; without a hurry, a moment later with others."""
         self._waiting.append(report)
         self._idle.clear()
-        self._news.set()
+        if in_a_hurry:
+            self._news.set()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LINGER_S, self._news.set)
 
     def drop(self, lease_id: str) -> None:
         """Forget the report of a lease that is lost."""
@@ -133,6 +138,10 @@ class Reporter:
         """Send for ever."""
         while True:
             await self._news.wait()
+            self._news.clear()
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
             group = self._sending = self._next_group()
             pause_s = 0.0
             try:
@@ -149,10 +158,11 @@ class Reporter:
                 _settle(self._rider[1], None)
                 self._rider = None
             if not self._waiting:
-                self._news.clear()
                 self._idle.set()
             elif pause_s:
                 await asyncio.sleep(pause_s)
+            if self._waiting and self._later is None:
+                self._news.set()
 
     async def _send(self, calls: list[Call]) -> list[Any]:
         """The answers to ``calls``, and to whoever rides along its own."""

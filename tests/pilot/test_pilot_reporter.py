@@ -6,7 +6,7 @@ import pytest
 
 from iceprod.errors import Unavailable
 from iceprod.pilot.client import RpcError
-from iceprod.pilot.reporter import Journal, Report, Reporter
+from iceprod.pilot.reporter import MOST_REPORTS, Journal, Report, Reporter
 
 
 class Server:
@@ -138,3 +138,43 @@ async def test_who_asks_and_goes_away_harms_no_report(reporter, server, settled)
     async with asyncio.timeout(5):
         await reporter.flushed()
     assert settled == ["a"]
+
+
+async def test_reports_without_a_hurry_go_together_a_moment_later(reporter, server, settled):
+    for name in "abc":
+        reporter.add(report(name), in_a_hurry=False)
+        await asyncio.sleep(0)
+    assert server.batches == []
+    async with asyncio.timeout(5):
+        await reporter.flushed()
+    assert server.batches == [[finish(name) for name in "abc"]]
+    assert settled == ["a", "b", "c"]
+
+
+async def test_one_in_a_hurry_takes_the_others_along(reporter, server):
+    reporter.add(report("a"), in_a_hurry=False)
+    reporter.add(report("b"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert server.batches == [[finish("a"), finish("b")]]
+
+
+async def test_what_comes_without_a_hurry_while_others_are_sent_is_sent_too(reporter, server, settled):
+    server.may_answer.clear()
+    reporter.add(report("a"))
+    await asyncio.sleep(0)
+    reporter.add(report("b"), in_a_hurry=False)
+    server.may_answer.set()
+    async with asyncio.timeout(5):
+        await reporter.flushed()
+    assert server.batches == [[finish("a")], [finish("b")]]
+    assert settled == ["a", "b"]
+
+
+async def test_more_than_one_batch_can_take_goes_in_several(reporter, server, settled):
+    for number in range(MOST_REPORTS + 1):
+        reporter.add(report(str(number)), in_a_hurry=False)
+    async with asyncio.timeout(5):
+        await reporter.flushed()
+    assert [len(batch) for batch in server.batches] == [MOST_REPORTS, 1]
+    assert len(settled) == MOST_REPORTS + 1
