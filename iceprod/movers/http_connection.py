@@ -98,6 +98,8 @@ class Connection:
                 raise Broken("a line of the answer is too long")
             async with _patience(self._stall_s):
                 await self._more()
+        if end > MAX_LINE:
+            raise Broken("a line of the answer is too long")
         taken = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         return taken
