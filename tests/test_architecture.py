@@ -25,8 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "grids": {"model", "errors", "clock", "config"},
     "movers": {"model", "errors", "clock", "config"},
     "services": {"model", "errors", "formats", "clock", "ids", *PORTS},
-    # Of the store's port the methods use its values only: filters, and what is known of a log.
-    "rpc": {"services", "model", "formats", "errors", "clock", "_version", "store.base", "store.files"},
+    # Of the ports the methods use values only: filters, what is known of a log or a remote file.
+    "rpc": {"services", "model", "formats", "errors", "clock", "_version", *PORTS},
     "rpc.protocol": {"errors"},
     "rpc.client": {"errors", "_version"},
     "site_sync": {"services", "model", "errors", "store.base"},

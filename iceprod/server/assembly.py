@@ -399,6 +399,7 @@ def make_services(
         origins=plane.origins,
         proxying=plane.proxying,
         uploads=plane.uploads,
+        places=plane.places,
         events=base.events,
         slots=base.slots,
         grids=controller,

@@ -25,6 +25,7 @@ from iceprod.services.materialise import Materialiser
 from iceprod.services.news import News
 from iceprod.services.origins import Origins
 from iceprod.services.pilots import PilotService
+from iceprod.services.places import Places
 from iceprod.services.proxying import Proxying
 from iceprod.services.quotas import Quotas
 from iceprod.services.reports import Reports
@@ -81,6 +82,7 @@ class Services:
     origins: Origins
     proxying: Proxying
     uploads: Uploads
+    places: Places
     events: Events
     slots: Slots
     grids: GridController

@@ -22,6 +22,7 @@ from iceprod.services.credentials import CredentialVault
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import NoVault, OriginRule, Origins, Vault
+from iceprod.services.places import Places
 from iceprod.services.proxying import Proxying
 from iceprod.services.quotas import Quotas
 from iceprod.services.task_reach import TaskReach
@@ -43,6 +44,7 @@ class FilePlane:
     origins: Origins
     proxying: Proxying
     uploads: Uploads
+    places: Places
 
 
 def make_movers() -> dict[str, Mover]:
@@ -89,7 +91,13 @@ def make_file_plane(
         ),
     )
     cache = Cache(_cache_limits(settings), origins, transfers, clock=clock)
-    return FilePlane(transfers, origins, Proxying(origins, cache, transfers), uploads)
+    return FilePlane(
+        transfers=transfers,
+        origins=origins,
+        proxying=Proxying(origins, cache, transfers),
+        uploads=uploads,
+        places=Places(origins, transfers),
+    )
 
 
 def _cache_limits(settings: Settings) -> CacheLimits:

@@ -150,6 +150,7 @@ class Server:
         stack.push_async_callback(services.proxying.cache.close)
         stack.callback(services.uploads.service.close)
         stack.push_async_callback(services.uploads.keeper.stop)
+        stack.push_async_callback(services.places.stop)
         shift = Shift(services, store, settings, supervisor=context.supervisor)
         stack.push_async_callback(shift.end)
         stack.push_async_callback(context.supervisor.stop)

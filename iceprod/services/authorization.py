@@ -116,6 +116,14 @@ _TABLE: Final = """
     file.delete_any         -          -     any   -      -     any
     proxy.read              -          any   own   -      any   any
     proxy.write             -          any   own   -      -     any
+    origin.list             -          any   -     -      any   any
+    origin.stat             -          any   own   -      any   any
+    origin.entries          -          any   -     -      any   any
+    origin.delete           -          any   -     -      -     any
+    origin.copy             -          any   -     -      -     any
+    cache.list              -          -     -     -      -     any
+    cache.pin               -          -     -     -      -     any
+    cache.evict             -          -     -     -      -     any
 
     transfer.list           -          own   own   -      -     any
     transfer.get            -          own   own   -      -     any
