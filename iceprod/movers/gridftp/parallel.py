@@ -82,7 +82,7 @@ class ParallelDownload(Incoming):
         self._tasks: set[asyncio.Task[None]] = set()
         self._news, self._moved = asyncio.Event(), asyncio.Event()
         self._expected: int | None = None
-        self._finished = 0
+        self._finished = self._given = 0
         self._failure: BaseException | None = None
         self._listener: data.Listener | None = None
         self._ended = self.length == 0
@@ -180,6 +180,7 @@ class ParallelDownload(Incoming):
         self._moved.set()
         if self._window.next == self._end:
             await self._finish()
+        self._given += len(piece)
         return piece
 
     async def _some_news(self) -> None:
@@ -204,7 +205,7 @@ class ParallelDownload(Incoming):
 
     async def _finish(self) -> None:
         """Wait for the ends of all connections and for the server's word."""
-        while not self._is_all_here or self._session.busy:
+        while self._failure is not None or not self._is_all_here or self._session.busy:
             await self._some_news()
         if not self._window.is_empty or self._window.next != self._end:
             raise ProtocolFault("blocks are missing")
@@ -213,7 +214,7 @@ class ParallelDownload(Incoming):
     def _failed(self, why: str) -> TransferFailed:
         self._ended = True
         said, source = f"{self._location.authority}: {why}", str(self._location)
-        return TransferFailed(said, source=source, done_bytes=self._window.next)
+        return TransferFailed(said, source=source, done_bytes=self._given)
 
     async def finish(self) -> None:
         """Leave it; nothing is open when all was read."""
