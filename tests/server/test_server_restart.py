@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
 
 from iceprod.server import roster
 from iceprod.services.ca import CertificateUse, SiteCA
-from tests.servers import RunningSite, run, until
+from tests.servers import Ran, RunningSite, run, until
 from tests.store.mongo_server import MongoServer
 from tests.traffic import traffic
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 QUICK = {"ICEPROD_LOG__ACCESS": "false", "ICEPROD_SERVER__DRAIN_S": "5"}
-# Workers leave as soon as their clients have; on a slow machine these may be idle for long.
+# A process that restarts itself leaves as soon as its clients have; on a slow machine these may be
+# idle for long.  One that was replaced by another waits for them in any case.
 PATIENT = {**QUICK, "ICEPROD_SERVER__DRAIN_S": "25"}
 
 
 def test_a_server_of_one_process_restarts_itself_under_load(tmp_path):
-    with RunningSite(tmp_path, settings=QUICK) as site:
+    with RunningSite(tmp_path, settings=PATIENT) as site:
         with traffic(site) as clients:
             clients.has_grown()
-            restarted = run("restart", "--data", str(tmp_path))
+            restarted = restart(tmp_path)
             assert (restarted.code, restarted.err.strip()) == (0, "restarted")
             clients.has_grown()
             assert clients.done["viewer"] > 0
@@ -42,14 +44,14 @@ def test_a_server_of_one_process_restarts_itself_under_load(tmp_path):
 @pytest.mark.mongo
 def test_several_processes_are_replaced_under_load(tmp_path):
     with MongoServer(tmp_path / "mongo") as database:
-        settings = {**PATIENT, "ICEPROD_STORE__URL": database.url("iceprod")}
+        settings = {**QUICK, "ICEPROD_STORE__URL": database.url("iceprod")}
         arguments = ("--processes", "2")
         with RunningSite(tmp_path / "site", settings=settings, arguments=arguments) as site:
             former = pids(site)
             with traffic(site) as clients:
                 for _ in range(2):
                     clients.has_grown()
-                    restarted = run("restart", "--data", str(site.folder))
+                    restarted = restart(site.folder)
                     assert (restarted.code, restarted.err.strip()) == (0, "restarted")
                 clients.has_grown()
                 assert clients.done["viewer"] > 0
@@ -58,6 +60,10 @@ def test_several_processes_are_replaced_under_load(tmp_path):
             assert clients.finished
             assert not former & pids(site)
             check_doctor(site)
+
+
+def restart(folder: Path) -> Ran:
+    return run("restart", "--data", str(folder), timeout_s=300)
 
 
 def check_doctor(site: RunningSite) -> None:
@@ -76,13 +82,13 @@ def check_doctor(site: RunningSite) -> None:
 def test_a_server_with_nginx_in_front_is_replaced_under_load(tmp_path):
     ca = SiteCA.create(tmp_path / "ca")
     ca.issue("127.0.0.1", use=CertificateUse.SERVER)
-    settings = {**QUICK, **front(ca)}
+    settings = {**PATIENT, **front(ca)}
     trusted = str(ca.certificate)
     with RunningSite(tmp_path / "site", settings=settings, arguments=("--nginx",), ca_file=trusted) as site:
         former = nginx_pid(site)
         with traffic(site) as clients:
             clients.has_grown()
-            restarted = run("restart", "--data", str(site.folder))
+            restarted = restart(site.folder)
             assert (restarted.code, restarted.err.strip()) == (0, "restarted")
             clients.has_grown()
 
@@ -133,7 +139,7 @@ def test_wrong_settings_do_not_end_a_server_that_runs(tmp_path):
     with RunningSite(tmp_path / "site", settings=QUICK, arguments=("--config", str(config))) as site:
         config.write_text("[pages]\nrows = -1\n")
 
-        ran = run("restart", "--data", str(site.folder))
+        ran = restart(site.folder)
 
         assert ran.code == 5
         assert "the former ones go on" in ran.err
