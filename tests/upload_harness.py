@@ -14,9 +14,9 @@ from site_harness import ADMIN, Site
 from iceprod.errors import IceProdError, QuotaExceeded
 from iceprod.model.location import Location
 from iceprod.model.principal import Principal
-from iceprod.movers.base import Access, Facts, Mover, Outgoing
+from iceprod.movers.base import Access, Credential, Facts, Mover, Outgoing
 from iceprod.services.accounting import Accounting
-from iceprod.services.origins import NoVault, OriginRule, Origins
+from iceprod.services.origins import OriginRule, Origins
 from iceprod.services.task_reach import TaskReach
 from iceprod.services.transfers import TransferLimits, Transfers
 from iceprod.services.uploads.desk import Uploads, make_uploads
@@ -74,6 +74,18 @@ class Ration:
 
 
 @dataclass
+class Elsewhere:
+    """An origin of the settings, the mover that reaches it, and the credential for it."""
+
+    rule: OriginRule
+    mover: Mover
+    secret: Credential | None = None
+
+    async def credential(self, origin: str, user: str) -> Credential | None:
+        return self.secret
+
+
+@dataclass
 class Bench:
     """Uploads of a site; `again` is what the next process makes of the same folder."""
 
@@ -83,10 +95,13 @@ class Bench:
     uploads: Uploads
     origin: Shelves = field(default_factory=Shelves)
     ration: Ration = field(default_factory=Ration)
+    elsewhere: Elsewhere | None = None
 
     async def again(self) -> Bench:
         """Another process at the same uploads."""
-        return await _bench(self.site, self.folder, self.limits, self.origin, self.ration)
+        return await _bench(
+            self.site, self.folder, self.limits, self.origin, self.ration, elsewhere=self.elsewhere
+        )
 
     async def announce(self, data: bytes | None, target: str = "site_temp/x", **more: Any) -> UploadView:
         """A new upload of the administrator's."""
@@ -116,11 +131,20 @@ class Bench:
         return place.read_bytes() if place.exists() else None
 
 
-async def _bench(site: Site, folder: Path, limits: UploadLimits, origin: Shelves, ration: Ration) -> Bench:
+async def _bench(
+    site: Site,
+    folder: Path,
+    limits: UploadLimits,
+    origin: Shelves,
+    ration: Ration,
+    *,
+    elsewhere: Elsewhere | None = None,
+) -> Bench:
     services = site.services
-    rule = OriginRule(name="place", root=ROOT, policy=Policy(), write=True)
+    own = OriginRule(name="place", root=ROOT, policy=Policy(), write=True)
+    there = elsewhere or Elsewhere(own, origin)
     reach = TaskReach(site.store, services.catalogue)
-    origins = Origins([rule], {"http": origin}, NoVault(), reach=reach)
+    origins = Origins([there.rule], {there.rule.root.scheme: there.mover}, there, reach=reach)
     usage: Any = None  # nothing is saved
     transfers = Transfers(
         Accounting(usage, clock=site.clock), TransferLimits(connections=1000), clock=site.clock
@@ -136,15 +160,17 @@ async def _bench(site: Site, folder: Path, limits: UploadLimits, origin: Shelves
         limits=limits,
     )
     await uploads.service.open()
-    return Bench(site, folder, limits, uploads, origin, ration)
+    return Bench(site, folder, limits, uploads, origin, ration, elsewhere)
 
 
 @asynccontextmanager
-async def open_bench(site: Site, folder: Path, **limits: Any) -> AsyncIterator[Bench]:
+async def open_bench(
+    site: Site, folder: Path, *, elsewhere: Elsewhere | None = None, **limits: Any
+) -> AsyncIterator[Bench]:
     """Uploads of a site, in a folder."""
     await site.services.files.open()
     given = UploadLimits(**{"expire_s": 3600.0, "max_bytes": 10_000_000, "most_open": 50, **limits})
-    bench = await _bench(site, folder, given, Shelves(), Ration())
+    bench = await _bench(site, folder, given, Shelves(), Ration(), elsewhere=elsewhere)
     try:
         yield bench
     finally:

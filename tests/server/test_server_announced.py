@@ -215,3 +215,24 @@ async def test_the_secret_is_in_no_log_and_not_on_the_disk(web, browser, caplog)
     uploads = web.context.settings.uploads_path
     written = b"".join(path.read_bytes() for path in uploads.rglob("*") if path.is_file())
     assert secret.encode() not in written
+
+
+async def test_a_file_goes_on_to_an_origin(web_with, tmp_path):
+    place = tmp_path / "origin"
+    place.mkdir()
+    web = await web_with(files={"origins": {"disk": {"url": f"file://{place}", "write": True}}})
+    await web.account("alice")
+    browser = web.browser(await web.token(ALICE))
+    _, told = await announce(web, browser, url=f"file://{place}/sub/hits.npz")
+
+    status, sent = await send(web, told["upload"])
+
+    assert (status, sent["result"], sent["stored"], sent["stage"]) == (202, True, False, "forwarding")
+    for _ in range(500):
+        _, check = await curl(web, f"{web.url}{told['upload']}/check")
+        if check["stage"] != "forwarding":
+            break
+        await asyncio.sleep(0.01)
+    assert (check["stage"], check["stored"]) == ("stored", True), check
+    assert (place / "sub" / "hits.npz").read_bytes() == TEXT
+    assert (await announce(web, browser, url=f"file://{tmp_path}/elsewhere"))[0] == 403
