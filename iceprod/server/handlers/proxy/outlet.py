@@ -26,6 +26,8 @@ from iceprod.movers.base import PlainBody
 BLOCK: Final = 1024 * 1024
 STALL_S: Final = 300.0
 """How long a client may take nothing at all."""
+_SIP: Final = 4096
+"""How much a client gets through this process when it has no room for more, to know when it has."""
 _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -38,32 +40,17 @@ class Outlet:
         self._connection = cast(HTTP1Connection, handler.request.connection)
         self._stream = cast(IOStream, cast(Any, self._connection).stream)
         self._stall_s = stall_s
-        # A number of our own for the socket: should the client go, another must not get it meanwhile.
-        self._out = -1
 
     @property
     def is_plain(self) -> bool:
         """Whether bytes can go to its socket without passing this process."""
-        return self._out >= 0
-
-    def open(self) -> None:
-        """Take hold of the socket, if it is plain; `close` lets go."""
         is_plain = isinstance(self._stream, IOStream) and not isinstance(self._stream, SSLIOStream)
-        is_counted = self._connection._expected_content_remaining is not None  # noqa: SLF001 - see `_sent`
-        if is_plain and is_counted and not self._stream.closed():
-            self._out = os.dup(self._stream.socket.fileno())
-
-    def close(self) -> None:
-        """Let go of the socket; the connection goes on."""
-        if self._out >= 0:
-            os.close(self._out)
-            self._out = -1
+        return is_plain and self._connection._expected_content_remaining is not None  # noqa: SLF001 - see `_sent`
 
     def reset(self) -> None:
         """End the connection so that the client can't take what it has for the whole."""
         with suppress(OSError, AttributeError):
             self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.close()
         self._stream.close()
 
     async def write(self, data: bytes) -> None:
@@ -85,19 +72,19 @@ class Outlet:
         """
         size = min(size, BLOCK)
         await _warmed(descriptor, offset, size)
-        while True:
-            self._check()
-            try:
-                sent = os.sendfile(self._out, descriptor, offset, size)
-            except BlockingIOError:
-                await self._room()
-                continue
-            except OSError as exc:
-                raise StreamClosedError(real_error=exc) from None
-            if sent == 0:
-                raise TransferFailed("the file on the disk has become shorter", done_bytes=offset)
-            self._sent(sent)
-            return sent
+        try:
+            sent = os.sendfile(self._socket(), descriptor, offset, size)
+        except BlockingIOError:
+            piece = os.pread(descriptor, min(size, _SIP), offset)
+            await self._wait_with(piece)
+            return len(piece)
+        except OSError as exc:
+            raise StreamClosedError(real_error=exc) from None
+        if sent == 0:
+            raise TransferFailed("the file on the disk has become shorter", done_bytes=offset)
+        self._sent(sent)
+        await asyncio.sleep(0)  # a client that always has room holds up nobody
+        return sent
 
     async def relay(self, body: PlainBody, *, stall_s: float) -> AsyncGenerator[int, None]:
         """Send what comes from another plain socket; tells how many bytes went, time and again.
@@ -135,17 +122,17 @@ class Outlet:
         return taken
 
     async def _pour(self, out_of: int, size: int) -> int:
-        while True:
-            self._check()
-            try:
-                went = os.splice(out_of, self._out, size, flags=_SPLICE)
-            except BlockingIOError:
-                await self._room()
-                continue
-            except OSError as exc:
-                raise StreamClosedError(real_error=exc) from None
-            self._sent(went)
-            return went
+        try:
+            went = os.splice(out_of, self._socket(), size, flags=_SPLICE)
+        except BlockingIOError:
+            piece = os.read(out_of, min(size, _SIP))
+            await self._wait_with(piece)
+            return len(piece)
+        except OSError as exc:
+            raise StreamClosedError(real_error=exc) from None
+        self._sent(went)
+        await asyncio.sleep(0)  # neither do two that are equally fast
+        return went
 
     def _sent(self, size: int) -> None:
         """Tell the connection what went past it, which else would miss it when the answer ends."""
@@ -153,14 +140,17 @@ class Outlet:
         if left is not None:
             self._connection._expected_content_remaining = left - size  # noqa: SLF001 - the same
 
-    def _check(self) -> None:
+    def _socket(self) -> int:
+        """The number of the socket, for this moment: when the client goes, another may get it."""
         if self._stream.closed():
             raise StreamClosedError
+        return self._stream.socket.fileno()
 
-    async def _room(self) -> None:
-        """Wait until the client takes more."""
-        async with self._patience():
-            await _ready(self._out, writing=True)
+    async def _wait_with(self, piece: bytes) -> None:
+        """Wait until the client takes more, by giving the stream a little to send: it does the waiting."""
+        if not piece:
+            raise TransferFailed("the file on the disk has become shorter")
+        await self.write(piece)
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
@@ -189,13 +179,13 @@ class _pipe:  # noqa: N801 - used like a function
 async def _readable(descriptor: int, stall_s: float, left: int) -> None:
     try:
         async with asyncio.timeout(stall_s):
-            await _ready(descriptor, writing=False)
+            await _ready(descriptor)
     except TimeoutError:
         raise TransferFailed(f"the origin sent nothing for {stall_s:.0f} s, {left} bytes missing") from None
 
 
-async def _ready(descriptor: int, *, writing: bool) -> None:
-    """Wait until a descriptor can be read or written."""
+async def _ready(descriptor: int) -> None:
+    """Wait until a descriptor can be read."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
 
@@ -203,17 +193,11 @@ async def _ready(descriptor: int, *, writing: bool) -> None:
         if not ready.done():
             ready.set_result(None)
 
-    if writing:
-        loop.add_writer(descriptor, tell)
-    else:
-        loop.add_reader(descriptor, tell)
+    loop.add_reader(descriptor, tell)
     try:
         await ready
     finally:
-        if writing:
-            loop.remove_writer(descriptor)
-        else:
-            loop.remove_reader(descriptor)
+        loop.remove_reader(descriptor)
 
 
 async def _warmed(descriptor: int, offset: int, size: int) -> None:

@@ -240,7 +240,6 @@ class Sender(FileAccess):
         """The client's connection; whatever goes wrong from here on ends it."""
         await self.flush()
         outlet = Outlet(self)
-        outlet.open()
         self._sending = asyncio.current_task()
         try:
             yield outlet
@@ -253,7 +252,6 @@ class Sender(FileAccess):
             raise
         finally:
             self._sending = None
-            outlet.close()
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """As for every answer; where bytes went out already there is nobody to be told."""
