@@ -131,15 +131,15 @@ class Evaluator:
         if not 0 <= index < len(tasks):
             raise FormatError(f"there is no task {index}; the configuration has {len(tasks)}")
         options = {"task": index} | dict(steering.scope.options)
-        scope = replace(steering.scope, place=f"{self._seed}\0{index}", options=options)
-        return self.enter(replace(steering, scope=scope), tasks[index], f"/tasks/{index}")
+        scope = steering.scope.with_options(options, f"{self._seed}\0{index}")
+        return self.enter(Frame(scope, steering.budget, steering.pointer), tasks[index], f"/tasks/{index}")
 
     def iterations(self, task: Frame, tray: Any, index: int) -> Iterator[Frame]:
         """The scope of a tray, once for each iteration."""
         pointer = f"{task.pointer}/trays/{index}"
         for iteration in range(iterations_of(tray, pointer)):
-            scope = replace(task.scope, options=dict(task.scope.options) | {"iter": iteration})
-            yield self.enter(replace(task, scope=scope, suffix=f"#{iteration}"), tray, pointer)
+            scope = task.scope.with_options(dict(task.scope.options) | {"iter": iteration})
+            yield self.enter(Frame(scope, task.budget, task.pointer, f"#{iteration}"), tray, pointer)
 
     def module(self, tray: Frame, module: Any, index: int) -> Frame:
         """The scope of a module."""
@@ -173,7 +173,7 @@ class Evaluator:
             for key, listed in names.items():
                 if movement in (key, "both"):
                     listed.append(local_name(entry))
-        return replace(scope, options=dict(scope.options) | {k: " ".join(v) for k, v in names.items()})
+        return scope.with_options(dict(scope.options) | {k: " ".join(v) for k, v in names.items()})
 
 
 def _listed(frame: Frame, node: JsonObject, key: str) -> tuple[JsonObject, ...]:

@@ -171,16 +171,6 @@ def reap(pids: Iterable[int]) -> None:
             os.waitpid(pid, os.WNOHANG)
 
 
-def _own_peak(peak_bytes: int) -> int:
-    """A program's peak memory by the kernel's count, or 0 if that tells nothing.
-
-    Between fork and exec a process has its parent's pages, and the kernel counts those too:
-    only a peak above the pilot's own is the program's.
-    """
-    pilot_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return peak_bytes if peak_bytes > pilot_bytes else 0
-
-
 class _Endings:
     """Tells when programs end.
 
@@ -223,6 +213,8 @@ class _Endings:
 
 class Child:
     """One started program, in a session of its own."""
+
+    _pilot_peak_bytes: ClassVar[int] = 0
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -269,8 +261,19 @@ class Child:
             self._process.returncode = self.exit_status
             _started.discard(self.pid)
             self.cpu_s = usage.ru_utime + usage.ru_stime
-            self.peak_rss_bytes = _own_peak(usage.ru_maxrss * 1024)
+            self.peak_rss_bytes = self._own_peak(usage.ru_maxrss * 1024)
         return self.exit_status
+
+    @classmethod
+    def _own_peak(cls, peak_bytes: int) -> int:
+        """A program's peak memory by the kernel's count, or 0 if that tells nothing.
+
+        Between fork and exec a process has its parent's pages, and the kernel counts those too:
+        only a peak above the pilot's own, which never falls, is the program's.
+        """
+        if peak_bytes > cls._pilot_peak_bytes:
+            cls._pilot_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_bytes if peak_bytes > cls._pilot_peak_bytes else 0
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the process group that this program leads.

@@ -37,6 +37,9 @@ def _word(text: str) -> Any:
     lowered = text.lower() if len(text) < 6 else ""
     if lowered in ("true", "false"):
         return lowered == "true"
+    first = text[:1]
+    if first == "/" or (first.isalpha() and first not in "iInN"):
+        return text  # neither a digit nor infinite nor NaN, which is seen sooner than tried
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
