@@ -85,6 +85,7 @@ class ParallelDownload(Incoming):
         self._finished = self._given = 0
         self._failure: BaseException | None = None
         self._listener: data.Listener | None = None
+        self._has_ended = False
         self._ended = self.length == 0
 
     async def begin(self) -> None:
@@ -108,10 +109,14 @@ class ParallelDownload(Incoming):
             if self.length != self.facts.size_bytes:
                 verb, argument = "ERET", f"P {self.offset} {self.length} {path}"
             await data.start(session, verb, argument, [])
-            self._start(data.ended(session, verb, within_s=data.FOREVER_S))
+            self._start(self._end_well(verb))
         except BaseException:
             await self.abort()
             raise
+
+    async def _end_well(self, verb: str) -> None:
+        await data.ended(self._session, verb, within_s=data.FOREVER_S)
+        self._has_ended = True
 
     def _start(self, work: object) -> None:
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -205,7 +210,7 @@ class ParallelDownload(Incoming):
 
     async def _finish(self) -> None:
         """Wait for the ends of all connections and for the server's word."""
-        while self._failure is not None or not self._is_all_here or self._session.busy:
+        while self._failure is not None or not (self._is_all_here and self._has_ended):
             await self._some_news()
         if not self._window.is_empty or self._window.next != self._end:
             raise ProtocolFault("blocks are missing")
