@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.movers.globus_server import globus_server
 from tests.movers.gridftp_server import ftp_server, gsiftp_server
 from tests.movers.local_server import local_server
 from tests.movers.nginx_server import http_server, https_server
@@ -20,6 +21,7 @@ SERVERS: dict[str, Callable[[Path], AbstractContextManager[Server]]] = {
     "http": http_server,
     "https": https_server,
     "sftp": sftp_server,
+    "globus": globus_server,
     "ftp": ftp_server,
     "gsiftp": gsiftp_server,
 }
