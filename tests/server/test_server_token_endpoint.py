@@ -49,6 +49,7 @@ async def url() -> AsyncIterator[str]:
 FORM = {"grant_type": "refresh_token", "refresh_token": "r&1=µ"}
 
 
+@pytest.mark.expects_logs
 async def test_a_form_is_posted_and_the_answer_told(url: str):
     endpoint = HttpTokenEndpoint()
 
