@@ -41,8 +41,8 @@ async def serve(
     watchdog = asyncio.create_task(systemd.feed_watchdog())
     kept: Sockets | None = None
     try:
+        restart.tell()  # before anybody hears that it is ready
         with roster.announced(server.reached, data_dir=settings.data_dir, ready_file=ready_file):
-            restart.tell()
             systemd.notify("READY=1")
             leave = await orders.given()
         if restart.is_asked:
