@@ -18,7 +18,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -127,17 +127,24 @@ class GlobusMover(Mover):
     ) -> None:
         """Wait for a task; who gives up has it cancelled."""
         try:
-            while (task := await self._ask(location, access, partial(_task, task_id)))[
-                "status"
-            ] != "SUCCEEDED":
+            while True:
+                task = await self._ask(location, access, partial(_task, task_id))
                 progress(int(task.get("bytes_transferred") or 0))
-                if task["status"] not in ("ACTIVE", "SUCCEEDED"):
-                    raise _failure(task, location)
+                if task["status"] != "ACTIVE":
+                    break
                 await asyncio.sleep(float(access.options.get("poll_s", _POLL_S)))
-            progress(int(task.get("bytes_transferred") or 0))
-        except (asyncio.CancelledError, IceProdError):
-            await asyncio.shield(self._ask(location, access, partial(_cancel, task_id)))
+        except BaseException:
+            await asyncio.shield(self._cancelled(task_id, location, access))
             raise
+        if task["status"] == "INACTIVE":
+            await self._cancelled(task_id, location, access)
+        if task["status"] != "SUCCEEDED":
+            raise _failure(task, location)
+
+    async def _cancelled(self, task_id: str, location: Location, access: Access) -> None:
+        """End a task; one that has ended meanwhile is no matter."""
+        with suppress(IceProdError):
+            await self._ask(location, access, partial(_cancel, task_id))
 
     async def _by_https(self, location: Location, access: Access) -> tuple[Location, Access]:
         """Where the file is by https, and how it is reached there."""

@@ -175,7 +175,7 @@ def _names(location: Location, access: Access) -> tuple[str, ...]:
     root = access.root.rstrip("/")
     if location.path != root and not location.path.startswith(f"{root}/"):
         raise AccessDenied(f"{location} is not below the origin's directory")
-    rest = location.path[len(root) :].strip("/")
+    rest = location.path[len(root) :].removeprefix("/").removesuffix("/")
     names = tuple(rest.split("/")) if rest else ()
     if any(name in ("", ".", "..") or "\0" in name for name in names):
         raise InputError("a path has no empty names, and none of dots")
