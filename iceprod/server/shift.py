@@ -37,6 +37,7 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
         Duty("account bytes", 5.0, services.transfers.accounting.save),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
         Duty("look after uploads", 10.0, services.uploads.keeper.look_after),
+        Duty("forget uploads", 600.0, services.uploads.keeper.forget),
         Duty("recheck ready tasks", 2.0, services.scheduler.recheck),
         Duty("clean uploads", 600.0, lambda: services.files.clean(before=clock() - _UPLOAD_SILENCE_S)),
     )

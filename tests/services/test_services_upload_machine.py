@@ -200,6 +200,7 @@ class World:
 
     async def _look_after(self) -> None:
         await self.bench.uploads.keeper.look_after()
+        await self.bench.uploads.keeper.forget()
         for upload in self.uploads:
             if not upload.is_gone:
                 self.put(upload)  # also of one that nobody asked about until it was too late to go on

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from site_harness import ADMIN, ALICE, BOB, task
@@ -84,7 +85,7 @@ async def test_bytes_behind_the_mark_do_not_count(bench):
     await bench.append(begun.upload_id, 0, TEXT[:100])
     (data,) = bench.folder.rglob("data")
     with data.open("ab") as file:
-        file.write(b"\0" * 5000)
+        file.write(b"\0" * 50_000)
 
     assert (await bench.status(begun.upload_id)).offset == 100
     await bench.append(begun.upload_id, 100, TEXT[100:])
@@ -365,10 +366,13 @@ async def test_an_upload_that_rests_expires_and_is_forgotten(bench):
 
     assert (await bench.status(begun.upload_id)).stage is Stage.EXPIRED
     assert not list(bench.folder.rglob("data"))
+    await bench.uploads.keeper.forget()
+    assert (await bench.status(begun.upload_id)).stage is Stage.EXPIRED
     bench.site.advance(3600)
-    await bench.uploads.keeper.look_after()
+    await bench.uploads.keeper.forget()
     with pytest.raises(NotFoundError):
         await bench.status(begun.upload_id)
+    assert not list(bench.folder.rglob("about.json"))
 
 
 async def test_an_upload_that_is_being_written_to_does_not_expire(bench):
@@ -521,6 +525,34 @@ async def test_pieces_outlive_a_file_that_could_not_be_made(bench):
         await bench.uploads.joining.join(ADMIN, announced, ids)
     assert [(await bench.status(each)).stage for each in ids] == [Stage.OPEN, Stage.OPEN]
     assert len(await bench.uploads.service.list(ADMIN, limit=10)) == 2
+
+
+async def test_an_upload_that_ended_and_was_not_put_away_is(bench, monkeypatch):
+    begun = await bench.announce(TEXT)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await bench.append(begun.upload_id, 0, TEXT)
+    (lock,) = bench.folder.rglob(f"{begun.upload_id[16:]}/lock")
+    assert lock.parent.parent.name != "over"
+    other = await bench.again()
+    await other.uploads.keeper.look_after()
+    assert (await other.status(begun.upload_id)).stage is Stage.STORED
+    assert list(bench.folder.rglob(f"over/{begun.upload_id[16:]}/about.json"))
+    assert await bench.stored() == TEXT
+
+
+async def test_what_is_over_is_listed_after_what_is_not(bench):
+    ids = [(await bench.announce(b"", f"site_temp/{number}")).upload_id for number in range(3)]
+    open_one = (await bench.announce(TEXT)).upload_id
+    service = bench.uploads.service
+    listed = [view.upload_id for view in await service.list(ADMIN, limit=10)]
+    assert listed == [open_one, *reversed(ids)]
+    assert [view.upload_id for view in await service.list(ADMIN, limit=2)] == [open_one, ids[2]]
 
 
 async def test_the_catalogue_knows_of_a_file_though_its_registration_was_cut_off(bench, monkeypatch):

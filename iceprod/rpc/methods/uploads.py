@@ -18,9 +18,9 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 @METHODS.method("upload.list", action="upload.read", idempotent=True)
 async def upload_list(call: Call, *, limit: Limit = 100) -> ListView[UploadView]:
-    """The caller's uploads, the latest first; an administrator's list has everybody's.
+    """The caller's uploads, an administrator's list has everybody's: first those under way.
 
-    Those that are over are remembered for a while.
+    Those that are over follow, the latest first, as long as they are remembered.
     """
     return ListView(await call.services.uploads.service.list(call.principal, limit=limit), None)
 

@@ -78,7 +78,11 @@ class Joining:
 
     async def _copy(self, piece: Held, writing: Writing) -> None:
         offset = 0
-        while data := await self._uploads.run(partial(piece.read, offset, _PIECE)):
+        while offset < piece.mark.offset:
+            size = min(_PIECE, piece.mark.offset - offset)
+            data = await self._uploads.run(partial(piece.read, offset, size))
+            if not data:
+                raise InputError("a part of the upload got lost on the disk; send it again")
             offset += len(data)
             await writing.write(data)
 

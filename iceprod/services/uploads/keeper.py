@@ -50,14 +50,13 @@ class UploadKeeper:
                 logger.exception("upload not forwarded", upload=upload_id)
 
     async def look_after(self) -> None:
-        """Go on with what waits, expire what rests for too long, forget what is over."""
+        """Go on with what waits, and expire what rests for too long."""
         uploads = self._uploads
         now, expire_s = uploads.clock(), uploads.limits.expire_s
         for kept in await uploads.run(lambda: list(uploads.shelf.all())):
             about = kept.about
-            if about.stage in OVER:
-                if now >= (about.over_at or 0.0) + expire_s:
-                    await self._with(kept.upload_id, self._forget)
+            if about.stage in OVER:  # whoever ended it was killed before it was put away
+                await self._with(kept.upload_id, self._retire)
             elif about.stage is Stage.FORWARDING:
                 if now >= about.due_at:
                     self.forward_soon(kept.upload_id)
@@ -65,7 +64,15 @@ class UploadKeeper:
                 await self._with(kept.upload_id, self._go_on)
             elif now >= kept.mark.moved_at + expire_s:
                 await self._with(kept.upload_id, self._expire)
-        await uploads.run(lambda: uploads.shelf.sweep(before=now - _LEFTOVER_S))
+
+    async def forget(self) -> None:
+        """Forget what is over for long, and delete what was left behind."""
+        uploads = self._uploads
+        before = uploads.clock() - uploads.limits.expire_s
+        for kept in await uploads.run(lambda: list(uploads.shelf.over())):
+            if (kept.about.over_at or 0.0) <= before:
+                await self._with(kept.upload_id, self._forget)
+        await uploads.run(lambda: uploads.shelf.sweep(before=uploads.clock() - _LEFTOVER_S))
 
     async def _with(self, upload_id: str, work: Callable[[Held], Awaitable[object]]) -> None:
         """Do ``work`` with an upload unless somebody else is at it."""
@@ -90,6 +97,10 @@ class UploadKeeper:
         is_open = held.about.stage is Stage.OPEN
         if is_due and is_open and not is_between(Kept(held.upload_id, held.about, held.mark)):
             await self._uploads.ending.expire(held)
+
+    async def _retire(self, held: Held) -> None:
+        if held.about.stage in OVER:
+            await self._uploads.run(held.retire)
 
     async def _forget(self, held: Held) -> None:
         if held.about.stage in OVER:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from iceprod import ids
 from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, ConflictError, NotFoundError, TooLarge, Unavailable
 from iceprod.model.file import Direction, Flow
-from iceprod.model.principal import Principal
+from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.services import authorization
 from iceprod.services.authorization import Scope
 from iceprod.services.filestore import HandedOver
@@ -332,15 +333,21 @@ class UploadService:
             await self.run(held.release)
 
     async def list(self, principal: Principal, *, limit: int) -> list[UploadView]:
-        """The caller's uploads (an administrator's list has everybody's), the latest first."""
+        """The caller's uploads (an administrator's list has everybody's).
+
+        First those that are not over, then those that are, the latest first.
+        """
         scope = authorization.check(principal, "upload.read")
+        # What a task uploads is its owner's, whom the folder is named for.
+        user = principal.id if principal.kind is PrincipalKind.USER else None
 
         def gather() -> list[Kept]:
-            return sorted(self.shelf.all(), key=lambda kept: kept.about.created_at, reverse=True)
+            kept = itertools.chain(self.shelf.all(user), self.shelf.over(user))
+            mine = (each for each in kept if scope is Scope.ANY or _is_of(each.about, principal))
+            return list(itertools.islice(mine, limit))
 
         found = await self.run(gather)
-        mine = [kept for kept in found if scope is Scope.ANY or _is_of(kept.about, principal)]
-        return [self.view(kept) for kept in mine[:limit]]
+        return [self.view(kept) for kept in found]
 
     async def hold(self, upload_id: str) -> Held:
         """Let nobody else write to an upload (`Shelf.hold`)."""

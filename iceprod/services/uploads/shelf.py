@@ -6,6 +6,7 @@
     HOLDER/ID/data         the bytes, maybe with some at the end that do not count
     HOLDER/ID/mark         how many bytes count, and since when (`Mark`)
     HOLDER/ID/lock         locked (flock) by who writes to the folder
+    HOLDER/over/ID/…       what is remembered of an upload that is over: never looked at but when asked for
 
 What counts is on the disk before the mark says so: whatever is killed at whatever moment, the
 mark is never too high.  ``HOLDER`` is made from the name of whom the uploads are of, and the id
@@ -37,7 +38,7 @@ _HOLDER: Final = 16
 _ID: Final = re.compile(r"([0-9a-f]{16})([0-9A-Za-z]{13})")
 _ABOUT, _DATA, _MARK, _LOCK = "about.json", "data", "mark", "lock"
 _MARK_FORM: Final = re.compile(rb"(\d{20}) (\d{14}\.\d{3})\n")
-_DRAFT, _GONE = ".new-", ".gone-"
+_DRAFT, _GONE, _OVER = ".new-", ".gone-", "over"
 
 
 def holder_name(user: str) -> str:
@@ -57,13 +58,12 @@ class Kept:
 class Held:
     """An upload that nobody else writes to until `release`."""
 
-    def __init__(self, shelf: Shelf, upload_id: str, folder: Path, lock: int) -> None:
+    def __init__(self, shelf: Shelf, kept: Kept, folder: Path, lock: int) -> None:
         self._shelf = shelf
         self._folder = folder
         self._lock = lock
         self._data = -1
-        self.upload_id = upload_id
-        kept = shelf.load(upload_id)
+        self.upload_id = kept.upload_id
         self.about = kept.about
         self.mark = kept.mark
 
@@ -128,12 +128,17 @@ class Held:
             _replace(self._folder / _ABOUT, msgspec.json.encode(about))
         self.about = about
         if about.stage in OVER:
-            self.drop_data()
+            self.retire()
 
-    def drop_data(self) -> None:
-        """Give the space of the data back."""
+    def retire(self) -> None:
+        """Give the space of the data back, and get out of the way."""
         self._close_data()
-        self.data_path.unlink(missing_ok=True)
+        with told():
+            self.data_path.unlink(missing_ok=True)
+            over = self._folder.parent / _OVER
+            if self._folder.parent.name != _OVER:
+                over.mkdir(mode=0o700, exist_ok=True)
+                self._folder = self._folder.rename(over / self._folder.name)
 
     def remove(self) -> None:
         """Leave nothing of it."""
@@ -202,7 +207,7 @@ class Shelf:
         with told():
             holder.mkdir(mode=0o700, exist_ok=True)
             with _locked(holder):
-                if sum(1 for path in holder.iterdir() if (path / _DATA).exists()) >= self._most:
+                if len(_names(holder)) >= self._most:
                     raise RateLimited(
                         f"{self._most} uploads are open already; complete or cancel some", retry_after_s=60.0
                     )
@@ -226,14 +231,10 @@ class Shelf:
         Raises:
             NotFoundError: there is none.
         """
-        folder = self._folder(upload_id)
-        try:
-            about = msgspec.json.decode((folder / _ABOUT).read_bytes(), type=About)
-            found = _MARK_FORM.fullmatch((folder / _MARK).read_bytes())
-        except (OSError, msgspec.DecodeError):
-            raise NotFoundError("upload", upload_id) from None
-        mark = Mark(int(found[1]), float(found[2])) if found else Mark(0, about.created_at)
-        return Kept(upload_id, about, mark)
+        for folder in self._folders(upload_id):
+            with suppress(NotFoundError):
+                return _load(upload_id, folder)
+        raise NotFoundError("upload", upload_id)
 
     def hold(self, upload_id: str) -> Held:
         """Let nobody else write to an upload.
@@ -242,14 +243,20 @@ class Shelf:
             NotFoundError: there is none.
             ConflictError: somebody else does; ``reason`` is ``locked``.
         """
-        folder = self._folder(upload_id)
+        for folder in self._folders(upload_id):
+            with suppress(NotFoundError):
+                return self._hold(upload_id, folder)
+        raise NotFoundError("upload", upload_id)
+
+    def _hold(self, upload_id: str, folder: Path) -> Held:
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             raise NotFoundError("upload", upload_id) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return Held(self, upload_id, folder, lock)
+            # Read only now: whoever had the lock before may have changed it, or moved it away.
+            return Held(self, _load(upload_id, folder), folder, lock)
         except BlockingIOError:
             os.close(lock)
             raise ConflictError("another request is writing to this upload", reason="locked") from None
@@ -258,32 +265,63 @@ class Shelf:
             raise
 
     def all(self, user: str | None = None) -> Iterator[Kept]:
-        """The uploads of one user, or of everybody, in no order."""
-        holders = sorted(self._root.iterdir()) if user is None else [self._root / holder_name(user)]
-        for holder in holders:
+        """The uploads of one user, or of everybody, that are not over, in no order."""
+        for holder in self._holders(user):
             for name in _names(holder):
                 with suppress(NotFoundError):
-                    yield self.load(holder.name + name)
+                    yield _load(holder.name + name, holder / name)
+
+    def over(self, user: str | None = None) -> Iterator[Kept]:
+        """The uploads of one user, or of everybody, that are over, the latest first."""
+        found: list[tuple[int, str, Path]] = []
+        for holder in self._holders(user):
+            for name in _names(holder / _OVER, holder.name):
+                folder = holder / _OVER / name
+                with suppress(FileNotFoundError):
+                    found.append((folder.stat().st_mtime_ns, holder.name + name, folder))
+        for _, upload_id, folder in sorted(found, reverse=True):
+            with suppress(NotFoundError):
+                yield _load(upload_id, folder)
+
+    def _holders(self, user: str | None) -> list[Path]:
+        return sorted(self._root.iterdir()) if user is None else [self._root / holder_name(user)]
 
     def sweep(self, *, before: float) -> None:
         """Delete what creating and removing left behind before that instant."""
         self.tree.clean(before=before)
         for holder in self._root.iterdir():
-            for path in (*holder.glob(f"{_DRAFT}*"), *holder.glob(f"{_GONE}*")):
+            leftovers = (
+                holder.glob(f"{_DRAFT}*"),
+                holder.glob(f"{_GONE}*"),
+                holder.glob(f"{_OVER}/{_GONE}*"),
+            )
+            for path in (each for found in leftovers for each in found):
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime < before:
                         shutil.rmtree(path, ignore_errors=True)
 
-    def _folder(self, upload_id: str) -> Path:
+    def _folders(self, upload_id: str) -> tuple[Path, Path]:
+        """Where an upload may be; it goes from the first place to the second and never back."""
         found = _ID.fullmatch(upload_id)
         if found is None:
             raise NotFoundError("upload", upload_id)
-        return self._root / found[1] / found[2]
+        holder = self._root / found[1]
+        return holder / found[2], holder / _OVER / found[2]
 
 
-def _names(holder: Path) -> list[str]:
+def _load(upload_id: str, folder: Path) -> Kept:
     try:
-        return [name for name in os.listdir(holder) if _ID.fullmatch(holder.name + name)]
+        about = msgspec.json.decode((folder / _ABOUT).read_bytes(), type=About)
+        found = _MARK_FORM.fullmatch((folder / _MARK).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        raise NotFoundError("upload", upload_id) from None
+    mark = Mark(int(found[1]), float(found[2])) if found else Mark(0, about.created_at)
+    return Kept(upload_id, about, mark)
+
+
+def _names(folder: Path, holder: str = "") -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if _ID.fullmatch((holder or folder.name) + name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
