@@ -200,6 +200,7 @@ class GridFtpServer:
     authority: Authority | None = None
     proxy: Holder | None = None
     address: str = "127.0.0.1"
+    host: Holder | None = None
 
     @property
     def scheme(self) -> str:
@@ -264,7 +265,7 @@ def with_gsi(
     }
     log = folder / "gsi.log"
     with _running(folder, log, list(more), environment, "127.0.0.1") as port:
-        yield GridFtpServer(port, log, authority, alice.proxy())
+        yield GridFtpServer(port, log, authority, alice.proxy(), host=host)
 
 
 @cache

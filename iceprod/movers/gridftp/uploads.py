@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -48,11 +49,15 @@ async def store(session: Session, path: str, pieces: AsyncIterator[bytes], progr
     """
     parallel = session.options.streams > 1 or session.options.striped
     await session.set_mode("E" if parallel else "S")
-    wires = [await data.connect(session, address) for address in await _addresses(session)]
+    addresses = await _addresses(session)
+    wires = [await data.connect(session, address) for address in addresses]
     try:
         streams = await data.start(session, _VERB, path, [data.secured(session, wire) for wire in wires])
-        send = send_blocks if parallel else send_stream
-        await watched(session, _VERB, progress, send(streams, pieces, progress))
+        if parallel:
+            sending = send_blocks(streams, addresses, pieces, progress)
+        else:
+            sending = send_stream(streams[0], pieces, progress)
+        await watched(session, _VERB, progress, sending)
     finally:
         for wire in wires:
             wire.close()
@@ -64,17 +69,24 @@ async def _addresses(session: Session) -> list[data.Address]:
     return list(itertools.islice(itertools.cycle(found), max(session.options.streams, len(found))))
 
 
-async def send_stream(streams: Sequence[Stream], pieces: AsyncIterator[bytes], progress: Progress) -> None:
+async def send_stream(stream: Stream, pieces: AsyncIterator[bytes], progress: Progress) -> None:
     """Send all on one connection; its end is the file's."""
-    (stream,) = streams
     async for piece in pieces:
         await stream.send(piece)
         progress.sent += len(piece)
     await stream.finish()
 
 
-async def send_blocks(streams: Sequence[Stream], pieces: AsyncIterator[bytes], progress: Progress) -> None:
-    """Send each piece on whichever connection is free, and on each connection that it ends."""
+async def send_blocks(
+    streams: Sequence[Stream],
+    addresses: Sequence[data.Address],
+    pieces: AsyncIterator[bytes],
+    progress: Progress,
+) -> None:
+    """Send each piece on whichever connection is free, and on each connection that it ends.
+
+    Each node of the server is told how many connections it has, and knows nothing of the others'.
+    """
     turn, offset = asyncio.Lock(), 0
 
     async def work(stream: Stream) -> None:
@@ -92,8 +104,9 @@ async def send_blocks(streams: Sequence[Stream], pieces: AsyncIterator[bytes], p
     async with asyncio.TaskGroup() as group:
         for stream in streams:
             group.create_task(work(stream))
-    for index, stream in enumerate(streams):
-        await stream.send(mode_e.end_of_connection(connections=0 if index else len(streams)))
+    counts = Counter(addresses)
+    for stream, address in zip(streams, addresses, strict=True):
+        await stream.send(mode_e.end_of_connection(connections=counts.pop(address, 0)))
         await stream.finish()
 
 
