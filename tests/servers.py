@@ -194,7 +194,7 @@ class RunningPilot:
             self.process.wait()
 
 
-def until(condition: Callable[[], Any], *, within_s: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], *, within_s: float = 180.0) -> Any:
     """What ``condition`` returns once it is true."""
     deadline = time.monotonic() + within_s
     while not (found := condition()):
