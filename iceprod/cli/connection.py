@@ -75,7 +75,7 @@ class Site:
 
     def __init__(self, url: str, token: str | None, *, patient: bool = False) -> None:
         self.url = url
-        self._token = token or ""
+        self.token = token or ""
         self._patient = patient
         self._client: SyncClient | None = None
 
@@ -103,7 +103,7 @@ class Site:
 
         return SyncClient(
             f"{self.url}/jsonrpc",
-            token=self._token,
+            token=self.token,
             ca_file=os.environ.get("ICEPROD_CA_FILE") or os.environ.get("SSL_CERT_FILE"),
             cert_file=os.environ.get("ICEPROD_CERT_FILE") or None,
             policy=RetryPolicy(attempts=8 if self._patient else 3),

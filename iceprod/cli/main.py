@@ -23,6 +23,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "task": ("task", "List and steer tasks, read their logs, ask why they wait."),
     "config": ("config", "Check, convert and evaluate dataset configurations; an example of settings."),
     "pilot": ("pilot", "List and end pilots, make credentials for them."),
+    "file": ("file", "Look for files, fetch, send, copy and delete them."),
     "temp": ("temp", "Look after the temp areas of jobs, datasets and the site."),
     "usage": ("usage", "Tell how many bytes were moved, and for whom."),
     "quota": ("quota", "Show and set how much may be kept."),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
+from http_origin import open_origin
 from site_harness import ADMIN, ALICE
 from web_harness import open_web
 
@@ -142,25 +142,29 @@ async def test_a_directory_is_not_copied(alice, folder):
     assert await code(alice, "origin.copy", **urls) == "invalid_input"
 
 
-async def test_copies_are_listed_pinned_and_removed_by_administrators(alice, admin, folder):
-    url = f"file:{folder}/archive/deep/b.dat"
-    answer = await alice.get(f"/proxy?url={url}")
-    assert answer.body == b"x" * 3_000_000
-    while not (listed := await result(admin, "cache.list"))["items"]:
-        await asyncio.sleep(0.01)
-    (kept,) = listed["items"]
+async def test_copies_are_listed_pinned_and_removed_by_administrators(tmp_path):
+    async with (
+        open_origin() as origin,
+        open_web(tmp_path, files={"origins": {"far": {"url": f"{origin.url}/d", "private": True}}}) as web,
+    ):
+        origin.files["/d/b.dat"] = b"x" * 3_000_000
+        await web.account("alice")
+        await web.account("root", roles=("admin",))
+        alice, admin = web.browser(await web.token(ALICE)), web.browser(await web.token(ADMIN))
+        url = f"{origin.url}/d/b.dat"
+        answer = await alice.get(f"/proxy?url={url}")
+        assert answer.body == b"x" * 3_000_000
+        while not (listed := await result(admin, "cache.list"))["items"]:
+            await asyncio.sleep(0.01)
+        (kept,) = listed["items"]
 
-    await result(admin, "cache.pin", key=kept["key"])
-    (pinned,) = (await result(admin, "cache.list"))["items"]
-    evicted = await result(admin, "cache.evict", key=kept["key"])
-    again = await result(admin, "cache.evict", key=kept["key"])
+        await result(admin, "cache.pin", key=kept["key"])
+        (pinned,) = (await result(admin, "cache.list"))["items"]
+        evicted = await result(admin, "cache.evict", key=kept["key"])
+        again = await result(admin, "cache.evict", key=kept["key"])
 
-    assert (kept["url"], kept["origin"], kept["size_bytes"]) == (
-        f"file://{folder}/archive/deep/b.dat",
-        "archive",
-        3_000_000,
-    )
-    assert (kept["pinned"], pinned["pinned"]) == (False, True)
-    assert (evicted["evicted"], again["evicted"]) == (True, False)
-    assert await code(alice, "cache.list") == "access_denied"
-    assert json.dumps(await result(admin, "cache.list")).startswith('{"items": []')
+        assert (kept["url"], kept["origin"], kept["size_bytes"]) == (url, "far", 3_000_000)
+        assert (kept["pinned"], pinned["pinned"]) == (False, True)
+        assert (evicted["evicted"], again["evicted"]) == (True, False)
+        assert await code(alice, "cache.list") == "access_denied"
+        assert (await result(admin, "cache.list"))["items"] == []
