@@ -64,12 +64,13 @@ class Proxying:
         return Wanted(tuple(found))
 
     async def copy(self, wanted: Wanted) -> Reading | None:
-        """A copy, to be closed; None where the file has to be passed on.
+        """A copy, to be closed; None where the file has to be passed on, or lies on this machine anyway.
 
         Raises:
             NotFoundError, AccessDenied, TransferFailed, Unavailable: what the origin says.
         """
-        return await self.cache.read(wanted)
+        is_here = any(source.location.scheme == "file" for source in wanted.sources)
+        return None if is_here else await self.cache.read(wanted)
 
     async def describe(self, wanted: Wanted) -> Description:
         """What the first place that answers tells of a file."""
@@ -143,7 +144,7 @@ class Proxying:
         digest, size = hashlib.sha512(), 0
         async with self.passed(wanted) as incoming:
             flow = wanted.sources[0].origin.flow(Direction.IN, "proxy")
-            label = str(wanted.sources[0].location)
+            label = wanted.sources[0].shown
             with self._transfers.begin(flow, label=label, size_bytes=incoming.length) as transfer:
                 while piece := await incoming.read():
                     size += len(piece)
@@ -159,7 +160,7 @@ class Proxying:
 
     def begin(self, wanted: Wanted, *, size_bytes: int | None) -> Transfer:
         """A transfer to a client."""
-        label = str(wanted.sources[0].location)
+        label = wanted.sources[0].shown
         return self._transfers.begin(self.flow(wanted), label=label, size_bytes=size_bytes)
 
     def speed(self, wanted: Wanted) -> float | None:

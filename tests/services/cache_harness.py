@@ -157,7 +157,14 @@ async def opened(
     now = [1_700_000_000.0]
     accounting = Accounting(NoUsage(), clock=lambda: now[0])  # type: ignore[arg-type]
     transfers = Transfers(accounting, TransferLimits(connections=10_000), clock=clocks.now)
-    given = {"max_bytes": 10**8, "max_file_bytes": 10**8, "keep_free_bytes": 0, "fresh_s": 60.0, **limits}
+    given = {
+        "max_bytes": 10**8,
+        "max_file_bytes": 10**8,
+        "keep_free_bytes": 0,
+        "fresh_s": 60.0,
+        "patience_s": 0.0,
+        **limits,
+    }
     cache = Cache(CacheLimits(path=folder, **given), origins, transfers, clock=lambda: now[0])
     await cache.open()
     try:

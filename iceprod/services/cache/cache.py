@@ -31,13 +31,17 @@ _TRIES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """Room and times of the copies; the fields are those of `CacheSettings`."""
+    """Room and times of the copies; the fields are those of `CacheSettings`.
+
+    ``patience_s`` is how long a fetch goes on that nobody reads.
+    """
 
     path: Path
     max_bytes: int
     max_file_bytes: int
     keep_free_bytes: int
     fresh_s: float
+    patience_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class Cache:
         self._limits = limits
         self._shelf = Shelf(limits.path, Room(limits.max_bytes, limits.keep_free_bytes))
         executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="cache")
-        self._tools = Tools(self._shelf, origins, transfers, executor, clock)
+        self._tools = Tools(self._shelf, origins, transfers, executor, clock, limits.patience_s)
         self._executor = executor
         self._fetches: dict[str, Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,11 +125,7 @@ class Cache:
 
     async def known(self, key: str) -> entry.Copy | None:
         """What is known of a copy, without asking whether it is still right."""
-        found = await self._tools.run(lambda: self._shelf.find(key))
-        if found is None:
-            return None
-        os.close(found.descriptor)
-        return found.copy
+        return await self._tools.run(lambda: self._shelf.known(key))
 
     async def copies(self) -> list[Kept]:
         """All copies, those read last first."""
@@ -154,8 +154,8 @@ class Cache:
     def _at_hand(self, key: str) -> Contents | None:
         """What this process has open, or is fetching."""
         fetch = self._fetches.get(key)
-        if fetch is not None and fetch.contents is not None and fetch.contents.error is None:
-            return fetch.contents
+        if fetch is not None and fetch.readable is not None:
+            return fetch.readable
         held = self._held.get(key)
         if held is None or held.contents.descriptor < 0 or not self._is_fresh(held.checked_at):
             return None
@@ -213,7 +213,7 @@ class Cache:
             raise
         told = opened.copy.told
         is_same = facts.is_same(told.facts())
-        if str(source.location) != opened.copy.url:  # another place has other dates and tags
+        if source.shown != opened.copy.url:  # another place has other dates and tags
             is_same = facts.size_bytes == told.size_bytes
         if not is_same:
             return False
@@ -225,6 +225,7 @@ class Cache:
         now = self._tools.clock()
         await self._tools.run(lambda: self._shelf.touch(key, opened.copy, now))
         contents = Contents(opened.copy.told, opened.descriptor, copy=opened.copy)
+        self._forget_closed()
         self._held[key] = _Held(contents, opened.checked_at)
         contents.found = contents.reading()
         return contents

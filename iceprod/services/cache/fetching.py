@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -59,6 +58,11 @@ class Source:
     location: Location
     origin: Origin
 
+    @property
+    def shown(self) -> str:
+        """The address without its query, which may be a secret."""
+        return str(replace(self.location, query=""))
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -90,6 +94,7 @@ class Tools:
     transfers: Transfers
     executor: Executor
     clock: Clock
+    patience_s: float = 5.0  # with a copy that nobody reads for the moment
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -128,11 +133,19 @@ class Fetch:
         self._began: asyncio.Future[Contents] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self.contents: Contents | None = None
+        self.is_given_up = False
 
     def start(self) -> asyncio.Task[None]:
         """Begin to work."""
-        self._task = asyncio.create_task(self._run(), name=f"copy {self._sources[0].location}")
+        self._task = asyncio.create_task(self._run(), name=f"copy {self._sources[0].shown}")
         return self._task
+
+    @property
+    def readable(self) -> Contents | None:
+        """The contents, if there is any hope in waiting for them."""
+        contents = self.contents
+        is_lost = contents is None or contents.error is not None or self.is_given_up
+        return None if is_lost else contents
 
     async def begun(self) -> Contents:
         """The contents, once their room is promised and their first byte may be waited for.
@@ -157,7 +170,7 @@ class Fetch:
             await self._clear()
             self._fail(_told_of_disk(exc))
         except Exception:
-            logger.exception("a copy failed", url=str(self._sources[0].location))
+            logger.exception("a copy failed", url=self._sources[0].shown)
             self._fail(TransferFailed("the copy failed by a fault of this server"))
         finally:
             self._let_go()
@@ -187,8 +200,7 @@ class Fetch:
             self.contents.written()  # which closes the file when nobody reads it
 
     async def _make(self) -> None:
-        shelf, run = self._tools.shelf, self._tools.run
-        self._part = part = await run(lambda: shelf.begin(self._key))
+        part = await self._tools.run(self._begin_part)
         if not part.leads:
             await self._watch(part)
             if not part.leads:
@@ -196,6 +208,11 @@ class Fetch:
         else:
             await self._prepare(part)
         await self._lead(part)
+
+    def _begin_part(self) -> Part:
+        """Noted on the thread: who is cancelled meanwhile must let go of it, too."""
+        self._part = self._tools.shelf.begin(self._key)
+        return self._part
 
     # Watching
 
@@ -212,12 +229,7 @@ class Fetch:
                 break
             await self._tools.sleep(LOOK_S)
         if part.is_sealed:
-            found = await self._tools.run(lambda: self._tools.shelf.find(self._key))
-            copy = None
-            if found is not None:
-                copy = found.copy
-                await self._tools.run(lambda: _close(found.descriptor))
-            contents.completed(copy)
+            contents.completed(await self._tools.run(lambda: self._tools.shelf.known(self._key)))
         elif not part.take_over():
             raise TransferFailed("the transfer broke off in another process", retry_after_s=1)
         else:
@@ -237,13 +249,10 @@ class Fetch:
     async def _prepare(self, part: Part) -> None:
         """Begin a part, or go on with one that somebody has left."""
         shelf, run = self._tools.shelf, self._tools.run
-        known = await run(lambda: shelf.find(self._key))
-        if known is not None:
-            is_same = known.copy.told.facts().is_same(self._facts)
-            await run(lambda: _close(known.descriptor))
-            if is_same:  # completed while we came here
-                await run(lambda: shelf.discard(part))
-                raise Restart
+        known = await run(lambda: shelf.known(self._key))
+        if known is not None and known.told.facts().is_same(self._facts):  # completed while we came here
+            await run(lambda: shelf.discard(part))
+            raise Restart
         if part.size_bytes:
             left = await run(lambda: shelf.can_go_on(part))
             is_same = left is not None and left.told.facts().is_same(self._facts)
@@ -254,7 +263,7 @@ class Fetch:
             self._publish(part)
             return
         source = self._sources[0]
-        coming = Coming(str(source.location), self._reader, source.origin.name, self._told, 0, "")
+        coming = Coming(source.shown, self._reader, source.origin.name, self._told, 0, "")
         try:
             await run(lambda: shelf.announce(part, coming))
         except BaseException:
@@ -263,7 +272,7 @@ class Fetch:
         self._publish(part)
 
     def _publish(self, part: Part) -> Contents:
-        contents = Contents(self._told, part.descriptor, on_unused=self._give_up)
+        contents = Contents(self._told, part.descriptor, on_unused=self._unused)
         if self._told.checksums:
             contents.withhold_the_end()
         contents.grown(min(part.size_bytes, self._told.size_bytes))
@@ -272,10 +281,15 @@ class Fetch:
             self._began.set_result(contents)
         return contents
 
+    def _unused(self) -> None:
+        """Nobody reads it at the moment; who reads in pieces soon comes back."""
+        asyncio.get_running_loop().call_later(self._tools.patience_s, self._give_up)
+
     def _give_up(self) -> None:
-        """Nobody reads it: what is there already stays for the next who does."""
-        has_all = self.contents is not None and self.contents.has_all
-        if self._task is not None and not has_all:
+        """If still nobody reads it, end: what is there already stays for the next who does."""
+        contents = self.contents
+        if self._task is not None and contents is not None and not contents.readers and not contents.has_all:
+            self.is_given_up = True
             self._task.cancel()
 
     async def _lead(self, part: Part) -> None:
@@ -291,11 +305,11 @@ class Fetch:
                 await run(lambda: shelf.discard(part))
                 raise TransferFailed(
                     f"the {wrong} is not what the origin says it is",
-                    source=str(source.location),
+                    source=source.shown,
                     done_bytes=self._done,
                 )
             copy = Copy(
-                url=str(self._sources[0].location),
+                url=self._sources[0].shown,
                 reader=self._reader,
                 origin=source.origin.name,
                 told=self._told,
@@ -341,7 +355,7 @@ class Fetch:
                     error, can_help = exc, True
                 except (NotFoundError, AccessDenied, InputError) as exc:
                     error = error or exc
-                logger.info("an origin failed", url=str(source.location), error=str(error), done=self._done)
+                logger.info("an origin failed", url=source.shown, error=str(error), done=self._done)
             else:
                 failures = 0 if self._done > before else failures + 1
                 if not can_help or failures >= TRIES:
@@ -361,7 +375,7 @@ class Fetch:
         flow = origin.flow(Direction.IN, "cache")
         async with tools.origins.turn(origin):
             with tools.transfers.begin(
-                flow, label=str(source.location), size_bytes=self._told.size_bytes - self._done
+                flow, label=source.shown, size_bytes=self._told.size_bytes - self._done
             ) as transfer:
                 fetch = origin.mover.fetch(source.location, origin.access, span=Span(self._done))
                 async with fetch as incoming:
@@ -391,7 +405,7 @@ class Fetch:
         await self._tools.run(lambda: self._tools.shelf.discard(part))
         return TransferFailed(
             "the file changed at its origin meanwhile",
-            source=str(self._sources[0].location),
+            source=self._sources[0].shown,
             done_bytes=self._done,
             retry_after_s=1,
         )
@@ -400,11 +414,7 @@ class Fetch:
         if error is not None and not self._done and not isinstance(error, TransferFailed):
             return error
         reason = error.message if error else "no place of the file can be used"
-        return TransferFailed(reason, source=str(self._sources[0].location), done_bytes=self._done)
-
-
-def _close(descriptor: int) -> None:
-    os.close(descriptor)
+        return TransferFailed(reason, source=self._sources[0].shown, done_bytes=self._done)
 
 
 def _told_of_disk(exc: OSError) -> Unavailable:

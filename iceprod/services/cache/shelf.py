@@ -102,6 +102,14 @@ class Shelf:
             os.close(descriptor)
         return None
 
+    def known(self, key: str) -> Copy | None:
+        """What is known of the copy of that key."""
+        opened = self.find(key)
+        if opened is None:
+            return None
+        os.close(opened.descriptor)
+        return opened.copy
+
     def touch(self, key: str, copy: Copy, at: float) -> None:
         """Note that a copy was read: those not read for longest go first."""
         with suppress(FileNotFoundError):

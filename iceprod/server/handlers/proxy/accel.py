@@ -15,6 +15,7 @@ from typing import Final
 from iceprod.model.location import Location
 from iceprod.movers.base import Access
 from iceprod.movers.dialing import checked_addresses
+from iceprod.movers.http_wire import ascii_target
 from iceprod.server import client_certificate
 from iceprod.server.handlers.proxy.sending import Sender
 from iceprod.services.accounting import flow_text
@@ -64,7 +65,7 @@ class AccelSender(Sender):
         if credential is not None and credential.kind not in ("token", "password"):
             return False
         address = await checked_address(source.location, source.origin.access)
-        self.set_header("X-Fetch-URL", f"http://{address}{source.location.target}")
+        self.set_header("X-Fetch-URL", f"http://{address}{ascii_target(source.location.target)}")
         self.set_header("X-Fetch-Host", source.location.authority)
         if credential is not None:
             self.set_header("X-Fetch-Authorization", _authorization(source.origin.access))

@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 
 from iceprod.errors import FormatError
+from iceprod.model.principal import Principal
+from iceprod.server import client_certificate
 from iceprod.server.handlers.proxy.accel import AccelSender
 from iceprod.services.cache import Wanted
 from iceprod.services.proxying import CHECKSUM
@@ -22,6 +24,12 @@ class Asked(msgspec.Struct):
 
 class DownloadHandler(AccelSender):
     """Answers with the file, ``{"size": N}`` or ``{"checksum": HEX, "type": "sha512"}``."""
+
+    async def _identify(self) -> Principal:
+        """As of every request that any page could make a browser send: a cookie does not count."""
+        if self.credential() is None:
+            return await client_certificate.principal_of(self)
+        return await super()._identify()
 
     async def post(self) -> None:
         """Do what is asked."""
