@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import random
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -162,13 +163,11 @@ async def test_checksums_are_the_servers(mover: GridFtpMover, ftp: GridFtpServer
         for name in ("adler32", "md5", "sha256", "crc32c")
     }
     assert found == {
-        "adler32": "0f4d037b",
-        "md5": "9ae37d6157db0bf69a9c65c9c4f38a36",
-        "sha256": found["sha256"],
+        "adler32": f"{zlib.adler32(b'neutrino'):08x}",
+        "md5": hashlib.md5(b"neutrino").hexdigest(),
+        "sha256": hashlib.sha256(b"neutrino").hexdigest(),
         "crc32c": None,
     }
-    assert found["sha256"] is not None
-    assert len(found["sha256"]) == 64
 
 
 async def test_a_file_is_stored_under_its_name_where_that_is_wanted(
