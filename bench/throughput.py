@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import _rabbit
-from bench.harness import ROOT, Result, Rounds, server
+from bench.harness import ROOT, Result, Rounds, cpu_s, server
 from iceprod.rpc.client import SyncClient
 
 TASKS = 300
@@ -30,21 +31,49 @@ MODULE = {"src": "/bin/echo", "args": ["job $(job)"]}
 CONFIG = {"version": 3, "tasks": [{"name": "trivial", "trays": [{"modules": [MODULE]}]}]}
 
 
+@dataclass
+class Product:
+    """A site and a pilot; ``cpu_s`` adds up what each has used, and the tasks' own programs."""
+
+    client: SyncClient
+    pids: dict[str, int]
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> float:
+        """Run the tasks; how long they took."""
+        before = self._used()
+        took = _run_dataset(self.client, TASKS)
+        for name, used in self._used().items():
+            self.cpu_s[name] = self.cpu_s.get(name, 0.0) + used - before[name]
+        return took
+
+    def _used(self) -> dict[str, float]:
+        used = {name: cpu_s(pid) for name, pid in self.pids.items()}
+        return used | {"programs": _children_cpu_s(self.pids["pilot"])}
+
+
+def _children_cpu_s(pid: int) -> float:
+    """CPU seconds of the processes that ``pid`` has started and seen end."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def product(directory: Path) -> Iterator[Callable[[], float]]:
-    """A site and a pilot; gives a function that runs the tasks and returns how long they took."""
+def product(directory: Path) -> Iterator[Product]:
+    """A site with a pilot that has run a few tasks already."""
     with ExitStack() as stack:
-        _, port = stack.enter_context(server("bench.site_server", str(directory), "1"))
+        site, port = stack.enter_context(server("bench.site_server", str(directory), "1"))
         facts = json.loads((directory / "bench.json").read_text())
         url = f"http://127.0.0.1:{port}"
         client = stack.enter_context(SyncClient(f"{url}/jsonrpc", token=facts["user"]))
-        stack.enter_context(_pilot(url, facts["tokens"][0], directory / "pilot"))
+        pilot = stack.enter_context(_pilot(url, facts["tokens"][0], directory / "pilot"))
         _run_dataset(client, 20)
-        yield lambda: _run_dataset(client, TASKS)
+        yield Product(client, {"server": site.pid, "pilot": pilot})
 
 
 @contextmanager
-def _pilot(url: str, token: str, work_dir: Path) -> Iterator[None]:
+def _pilot(url: str, token: str, work_dir: Path) -> Iterator[int]:
+    """Start a pilot; its process id."""
     options = [
         "--url",
         url,
@@ -64,7 +93,7 @@ def _pilot(url: str, token: str, work_dir: Path) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -83,7 +112,7 @@ def _run_dataset(client: SyncClient, jobs: int) -> float:
 
 @contextmanager
 def yardstick(directory: Path) -> Iterator[tuple[str, Callable[[], float]]]:
-    """A Celery worker; gives what its broker is, and a function as that of `product`."""
+    """A Celery worker; gives what its broker is, and a function that runs calls; how long they took."""
     with ExitStack() as stack:
         if _rabbit.is_installed():
             name, broker = "RabbitMQ", stack.enter_context(_rabbit.broker(directory))
@@ -120,17 +149,19 @@ def trivial_tasks(rounds: Rounds) -> Result:
         for directory in directories:
             directory.mkdir()
         Path(name).chmod(0o755)  # the broker runs as a user of its own
-        run_ours = stack.enter_context(product(directories[0]))
+        ours = stack.enter_context(product(directories[0]))
         broker, run_theirs = stack.enter_context(yardstick(directories[1]))
-        turns = [(run_theirs(), run_ours()) for _ in rounds]
+        turns = [(run_theirs(), ours.run()) for _ in rounds]
+    ms_per_task = {name: 1e3 * used / (TASKS * rounds.count) for name, used in ours.cpu_s.items()}
     return Result(
         name="P11",
-        ratios=[theirs / ours for theirs, ours in turns],
+        ratios=[theirs / took for theirs, took in turns],
         goal=0.5,
         note=f"trivial tasks per second: a pilot's processes / calls in two Celery workers ({broker})",
         figures={
             "celery tasks/s": round(TASKS / statistics.median(theirs for theirs, _ in turns), 1),
-            "pilot tasks/s": round(TASKS / statistics.median(ours for _, ours in turns), 1),
+            "pilot tasks/s": round(TASKS / statistics.median(took for _, took in turns), 1),
+            **{f"{name}: ms of CPU per task": round(ms, 2) for name, ms in ms_per_task.items()},
         },
     )
 
