@@ -6,7 +6,6 @@ login of its own, in turns.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import shutil
@@ -15,6 +14,8 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import uvloop
 
 from bench.harness import Result, Rounds
 from iceprod.movers.base import WHOLE, Access, Span
@@ -94,9 +95,9 @@ def _take_turns(
     turns.theirs.append(time.perf_counter() - started)
     turns.their_cpu.append(_cpu(resource.RUSAGE_CHILDREN) - cpu)
     # A server is not started anew for each file: what slept while the other worked wakes up first.
-    asyncio.run(_fetch(server, path, access, Span(0, WARM_BYTES)))
+    uvloop.run(_fetch(server, path, access, Span(0, WARM_BYTES)))
     started, cpu = time.perf_counter(), _cpu(resource.RUSAGE_SELF)
-    size = asyncio.run(_fetch(server, path, access))
+    size = uvloop.run(_fetch(server, path, access))
     turns.ours.append(time.perf_counter() - started)
     turns.our_cpu.append(_cpu(resource.RUSAGE_SELF) - cpu)
     if size != SIZE:

@@ -12,6 +12,7 @@ from iceprod.model.location import parse_location
 from iceprod.movers.addresses import Addresses
 from iceprod.movers.base import Mover
 from iceprod.movers.globus import GlobusMover
+from iceprod.movers.gridftp.mover import GridFtpMover
 from iceprod.movers.http import HttpMover
 from iceprod.movers.local import LocalMover
 from iceprod.movers.sftp import SftpMover
@@ -50,7 +51,7 @@ class FilePlane:
 
 def make_movers() -> dict[str, Mover]:
     """Every protocol by the schemes that it goes by."""
-    movers: tuple[Mover, ...] = (LocalMover(), HttpMover(), SftpMover(), GlobusMover())
+    movers: tuple[Mover, ...] = (LocalMover(), HttpMover(), SftpMover(), GridFtpMover(), GlobusMover())
     return {scheme: mover for mover in movers for scheme in mover.schemes}
 
 
