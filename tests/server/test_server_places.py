@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import quote
 
 import pytest
 from http_origin import open_origin
@@ -152,7 +153,7 @@ async def test_copies_are_listed_pinned_and_removed_by_administrators(tmp_path):
         await web.account("root", roles=("admin",))
         alice, admin = web.browser(await web.token(ALICE)), web.browser(await web.token(ADMIN))
         url = f"{origin.url}/d/b.dat"
-        answer = await alice.get(f"/proxy?url={url}")
+        answer = await alice.get(f"/proxy?url={quote(url, safe='')}")
         assert answer.body == b"x" * 3_000_000
         while not (listed := await result(admin, "cache.list"))["items"]:
             await asyncio.sleep(0.01)
