@@ -16,7 +16,9 @@ import json
 import os
 import random
 import resource
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -251,3 +253,37 @@ def _allow_files(number: int) -> None:
     if number > hard:
         pytest.skip(f"needs ulimit -n {number}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number), hard))
+
+
+CLIENTS = {
+    "curl": ["curl", "-sSf", "-H", "{auth}", "-o", "got", "{url}"],
+    "curl on": ["curl", "-sSf", "-H", "{auth}", "-C", "-", "-o", "got", "{url}"],
+    "wget on": ["wget", "-q", "-c", "--header={auth}", "-O", "got", "{url}"],
+    "aria2c": ["aria2c", "-q", "-x4", "-s4", "-k1M", "--header={auth}", "-o", "got", "{url}"],
+}
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("cache", ["yes", "no"])
+async def test_programs_that_people_have_download_and_go_on(tmp_path, name, cache):
+    command = CLIENTS[name]
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"needs {command[0]}")
+    data = random.Random(5).randbytes(5_000_000)
+    if name.endswith(" on"):
+        (tmp_path / "got").write_bytes(data[:1_234_567])
+    async with open_origin() as origin:
+        origin.files["/d/a"] = data
+        with await in_thread(lambda: Entered(site_for(origin, tmp_path / "site"))) as site:
+            given = {
+                "auth": f"Authorization: Bearer {site.token}",
+                "url": f"{site.url}{proxy(origin, 'a')}&cache={cache}",
+            }
+            done = await in_thread(
+                lambda: subprocess.run(
+                    [each.format(**given) for each in command], cwd=tmp_path, timeout=60, check=False
+                )
+            )
+
+    assert done.returncode == 0
+    assert (tmp_path / "got").read_bytes() == data
