@@ -13,7 +13,6 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -273,13 +272,19 @@ def _account() -> str:
     return "root" if os.geteuid() == 0 else os.environ.get("USER", "nobody")
 
 
+def _skip_without_programs() -> None:
+    missing = [each for each in (SERVER, URL_COPY) if shutil.which(each, path=_PATH) is None]
+    if missing:
+        import pytest  # noqa: PLC0415 - measurements use this module, too, and have none
+
+        pytest.skip(f"{missing[0]} is not installed")
+
+
 @contextmanager
 def _running(
     folder: Path, log: Path, arguments: Sequence[str], environment: dict[str, str], address: str
 ) -> Iterator[int]:
-    for program in (SERVER, URL_COPY):
-        if shutil.which(program, path=_PATH) is None:
-            pytest.skip(f"{program} is not installed")
+    _skip_without_programs()
     empty = folder / "empty.conf"  # else the machine's own settings are read
     empty.touch()
     command = [SERVER, "-c", str(empty), "-control-interface", address, "-data-interface", address]
