@@ -142,7 +142,7 @@ async def test_a_body_that_broke_off_may_be_sent_again(web, browser):
     await writer.drain()
     writer.close()
     await writer.wait_closed()
-    for _ in range(500):
+    for _ in range(2000):
         status, answer = await send(web, told["upload"])
         if status != 423:  # as long as the server has not noticed
             break
@@ -228,7 +228,7 @@ async def test_a_file_goes_on_to_an_origin(web_with, tmp_path):
     status, sent = await send(web, told["upload"])
 
     assert (status, sent["result"], sent["stored"], sent["stage"]) == (202, True, False, "forwarding")
-    for _ in range(500):
+    for _ in range(2000):
         _, check = await curl(web, f"{web.url}{told['upload']}/check")
         if check["stage"] != "forwarding":
             break

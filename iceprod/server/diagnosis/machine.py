@@ -48,9 +48,15 @@ def _directory(settings: Settings) -> Iterator[Finding]:
     else:
         yield good("data directory", f"{path} can be written")
     yield _disk("disk", existing)
-    files = next(folder for folder in (settings.files_path, *settings.files_path.parents) if folder.exists())
-    if files.stat().st_dev != existing.stat().st_dev:
-        yield _disk("disk of files", files)
+    others = {
+        "files": settings.files_path,
+        "uploads": settings.uploads_path,
+        "copies": settings.cache_path,
+    }
+    for what, wanted in others.items():
+        folder = next(each for each in (wanted, *wanted.parents) if each.exists())
+        if folder.stat().st_dev != existing.stat().st_dev:
+            yield _disk(f"disk of {what}", folder)
 
 
 def _disk(check: str, folder: Path) -> Finding:
