@@ -14,7 +14,6 @@ from pathlib import Path
 
 import bson
 import pytest
-from conftest import MARKS, STORES
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from store_samples import claim, finish, make
 
@@ -33,6 +32,10 @@ SHAPES = {
 }
 
 
+ON_MONGO = (
+    pytest.mark.mongo,
+    pytest.mark.skipif(not mongo_server.is_there(), reason=mongo_server.ABSENT),
+)
 SLACK = {"sqlite": 1.2, "mongo": 1.01}
 """How much more may be: SQLite's trees get deeper; commands to MongoDB are told to the byte."""
 
@@ -115,7 +118,7 @@ async def cost(kind: str, path: Path, depends: Depends) -> dict[str, tuple[float
     return found
 
 
-@pytest.mark.parametrize("kind", [pytest.param(name, marks=MARKS.get(name, ())) for name in STORES])
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("mongo", marks=ON_MONGO)])
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_task_costs_no_more_in_a_job_of_many(kind: str, shape: str, tmp_path: Path):
     few, many = (12, 48) if kind == "mongo" else (25, 400)
