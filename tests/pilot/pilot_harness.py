@@ -249,9 +249,9 @@ def _module(given):
 class PilotProcess:
     """The pilot as a user starts it."""
 
-    def __init__(self, server, work_dir, *options, token=TOKEN, cpu=2):
+    def __init__(self, server, work_dir, *options, token=TOKEN, cpu=2, program=("-m", "iceprod.pilot.main")):
         self.work_dir = work_dir
-        argv = [sys.executable, "-m", "iceprod.pilot.main", "--url", server.url, "--work-dir", str(work_dir)]
+        argv = [sys.executable, *program, "--url", server.url, "--work-dir", str(work_dir)]
         argv += ["--cpu", str(cpu), "--memory", "4", "--disk", "4", "--time", "1", "-v", *options]
         env = {**os.environ, "ICEPROD_PILOT_TOKEN": token}
         self.process = subprocess.Popen(argv, env=env, stderr=subprocess.PIPE)

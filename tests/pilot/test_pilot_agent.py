@@ -281,3 +281,40 @@ def test_a_server_that_never_answers_is_not_waited_for_without_a_task(server, pi
     server.start()
     assert code == 0
     assert "no answer from" in said
+
+
+# For this pilot all tasks are short, and it gives up at once what it has claimed ahead of them.
+IMPATIENT = """
+from iceprod.pilot import ahead, main
+ahead.SHORT_S, ahead.PATIENCE_S = 600.0, 0.0
+main.main()
+"""
+
+
+def test_what_was_claimed_ahead_and_does_not_come_to_run_is_handed_back(server, pilot, tmp_path):
+    go = tmp_path / "go"
+    first = server.add(":")
+    started = pilot(cpu=1, program=("-c", IMPATIENT))
+    server.until(lambda: first in server.outcomes)
+    long = server.add(f"while [ ! -e {go} ]; do sleep 0.02; done")
+    server.until(lambda: not server.waiting)
+    ahead = server.add(":")
+    server.until(lambda: ahead in server.outcomes)
+    assert server.outcomes == {first: ["finished"], ahead: ["released"]}
+    go.touch()
+    server.until(lambda: long in server.outcomes)
+    assert started.terminate()[0] == 0
+    assert server.outcomes == {first: ["finished"], ahead: ["released"], long: ["finished"]}
+
+
+def test_told_to_end_it_hands_back_what_it_has_claimed_ahead(server, pilot, tmp_path):
+    first = server.add(":")
+    patient = IMPATIENT.replace("0.0", "600.0")
+    started = pilot(cpu=1, program=("-c", patient))
+    server.until(lambda: first in server.outcomes)
+    long = server.add(WAIT.format(path=tmp_path / "pid"))
+    ahead = server.add(":")
+    read_pid(tmp_path / "pid")
+    server.until(lambda: not server.waiting)
+    assert started.terminate()[0] == 0
+    assert server.outcomes == {first: ["finished"], long: ["released"], ahead: ["released"]}
