@@ -89,7 +89,8 @@ def test_markers_are_read() -> None:
     performance = replies.Reply(
         112, ("Perf Marker", " Timestamp: 3", " Stripe Index: 0", " Stripe Bytes Transferred: 2048", "End.")
     )
-    assert replies.stored_bytes(performance) == 2048
+    assert replies.performance(performance) == (0, 2048)
+    assert replies.performance(replies.Reply(150, performance.lines)) is None
 
 
 def test_features_are_read() -> None:

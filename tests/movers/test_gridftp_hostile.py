@@ -462,3 +462,41 @@ async def test_gsi_is_not_skipped_by_a_server_that_says_so(mover: GridFtpMover, 
             with pytest.raises(IceProdError):
                 await mover.stat(location, reaching(credential=credential, ca_path=str(authority.folder)))
         assert not any(each.startswith(("USER", "MLST")) for each in fake.commands)
+
+
+async def test_a_file_that_was_not_touched_is_not_deleted(mover: GridFtpMover) -> None:
+    async with fake_ftp(answers={"STOR": "550 permission denied\r\n"}) as fake:
+        with pytest.raises(AccessDenied):
+            await mover.put(hits(fake), access(atomic="no"), Outgoing(10, body_of(b"0123456789")))
+        await mover.close()
+    assert not any(each.startswith("DELE") for each in fake.commands)
+
+
+@pytest.mark.parametrize(("reply", "deleted"), [("553 file exists\r\n", True), ("553 bad name\r\n", False)])
+async def test_a_file_is_deleted_only_where_it_is_in_the_way(
+    mover: GridFtpMover, reply: str, deleted: bool
+) -> None:
+    async def rename(fake: FakeFtp, argument: str) -> str:
+        return "250 ok\r\n" if "DELE /hits.i3" in fake.commands else reply
+
+    async with fake_ftp(answers={"RNTO": rename}, data=taking(DONE)) as fake:
+        put = mover.put(hits(fake), access(), Outgoing(10, body_of(b"0123456789")))
+        if deleted:
+            await put
+        else:
+            with pytest.raises(TransferFailed):
+                await put
+    assert ("DELE /hits.i3" in fake.commands) is deleted
+
+
+async def test_performance_markers_tell_how_far_a_put_has_come(mover: GridFtpMover) -> None:
+    async def mark(fake: FakeFtp, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        while await reader.read(65536):
+            pass
+        marker = "112-Perf Marker\r\n Stripe Index: 0\r\n Stripe Bytes Transferred: 700\r\n112 End.\r\n"
+        return f"{marker}426 broken\r\n"
+
+    async with fake_ftp(data=mark) as fake:
+        with pytest.raises(TransferFailed) as raised:
+            await mover.put(hits(fake), access(), Outgoing(9000, body_of(bytes(9000))))
+    assert raised.value.detail["done_bytes"] == 700

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import UTC, datetime
 from typing import Final
@@ -70,11 +69,6 @@ def parse_time(text: str) -> float | None:
     except ValueError:
         return None
     return moment + (float(f"0.{found[2]}") if found[2] else 0.0)
-
-
-def format_time(moment: float) -> str:
-    """That for a time."""
-    return datetime.fromtimestamp(math.floor(moment), UTC).strftime("%Y%m%d%H%M%S")
 
 
 def _size(text: str) -> int | None:

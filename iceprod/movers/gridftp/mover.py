@@ -101,16 +101,19 @@ class GridFtpMover(Mover):
         progress = Progress()
         with told_of(location, lambda: progress.done):
             async with self._session(location, access) as session:
-                if session.options.parents:
+                options = session.options
+                if options.parents:
                     await session.make_parents(location.path)
-                name = _temporary(location) if session.options.atomic else location
+                name = _temporary(location) if options.atomic else location
                 try:
                     await uploads.store(session, name.path, verified(body), progress)
                     await _check(session, name, body)
                     if name != location:
                         await session.rename(name.path, location.path)
                 except BaseException:
-                    self._forget(name, access)
+                    # Under its own name, what was there before is there still until it begins.
+                    if options.atomic or progress.has_begun:
+                        self._forget(name, access)
                     raise
 
     def _forget(self, location: Location, access: Access) -> None:
@@ -149,14 +152,17 @@ class GridFtpMover(Mover):
 
     async def copy(self, source: Location, target: Location, access: Access, *, to: Access) -> None:
         """Have one server send the file to another, or to itself."""
+        progress = Progress()
         with told_of(source):
             async with self._session(source, access) as sending:
                 facts = await sending.facts(source.path)
-                with told_of(target):
+                with told_of(target, lambda: progress.done):
                     async with self._session(target, to) as taking:
-                        await self._copied(End(sending, source.path), taking, target, facts)
+                        await self._copied(End(sending, source.path), taking, target, facts, progress)
 
-    async def _copied(self, source: End, taking: Session, target: Location, facts: Facts) -> None:
+    async def _copied(
+        self, source: End, taking: Session, target: Location, facts: Facts, progress: Progress
+    ) -> None:
         options, to = taking.options, taking.access
         if options.parents:
             await taking.make_parents(target.path)
@@ -168,14 +174,15 @@ class GridFtpMover(Mover):
             return None
 
         try:
-            await third_party.copy(source, End(taking, name.path), size_now=size_now)
+            await third_party.copy(source, End(taking, name.path, progress), size_now=size_now)
             await _check_size(taking, name, facts.size_bytes)
             if options.verify:
                 await _check_copy(source, taking, name)
             if name != target:
                 await taking.rename(name.path, target.path)
         except BaseException:
-            self._forget(name, to)
+            if options.atomic or progress.has_begun:
+                self._forget(name, to)
             raise
 
 

@@ -20,6 +20,8 @@ MAX_REPLY: Final = 1 << 20
 _FIRST: Final = re.compile(rb"([1-6][0-9]{2})([ -]|$)")
 _PASV: Final = re.compile(r"(\d{1,3}(?:,\d{1,3}){5})")
 _EPSV: Final = re.compile(r"\((.)\1\1(\d{1,5})\1\)")
+_STRIPE: Final = re.compile(r"Stripe Index:\s*(\d{1,9})")
+_MOVED: Final = re.compile(r"Stripe Bytes Transferred:\s*(\d{1,19})")
 _RANGE: Final = re.compile(r"(\d{1,19})-(\d{1,19})")
 
 
@@ -169,7 +171,9 @@ def restart_ranges(reply: Reply) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in found if int(start) < int(end)]
 
 
-def stored_bytes(reply: Reply) -> int | None:
-    """The bytes that a performance marker (112) says were moved by its stripe."""
-    found = re.search(r"Stripe Bytes Transferred:\s*(\d{1,19})", reply.text) if reply.code == 112 else None
-    return None if found is None else int(found[1])
+def performance(reply: Reply) -> tuple[int, int] | None:
+    """The stripe of a performance marker (112), and how many bytes it says to have moved."""
+    stripe, count = (
+        found and int(found[1]) for found in (_STRIPE.search(reply.text), _MOVED.search(reply.text))
+    )
+    return None if reply.code != 112 or count is None else (stripe or 0, count)

@@ -241,7 +241,7 @@ class Session:
             await self._rename(path, to)
         except Refused as refused:
             # Some servers let no file give way by itself.
-            if refused.reason != "exists" and refused.reply.code != 553:
+            if refused.reason != "exists":
                 raise
             await self.control.command("DELE", to)
             await self._rename(path, to)

@@ -42,7 +42,7 @@ async def copy(source: End, target: End, *, size_now: Callable[[], Awaitable[int
         await source.session.control.command("OPTS", f"RETR Parallelism={','.join([str(ours.streams)] * 3)};")
     await _introduce(source.session, await data.passive(target.session))
     for end, verb in ((target, "STOR"), (source, "RETR")):
-        end.session.busy = True
+        end.session.busy = end.progress.has_begun = True
         await end.session.control.send(verb, end.path)
     ends = [asyncio.ensure_future(_end(target, "STOR")), asyncio.ensure_future(_end(source, "RETR"))]
     try:

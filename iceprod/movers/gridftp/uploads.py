@@ -19,25 +19,33 @@ _VERB: Final = "STOR"
 
 @dataclass(slots=True)
 class Progress:
-    """How far a file has got: what was sent, and what the server says that it has stored.
+    """How far a file has got.
 
-    ``heard_at`` is when it last said anything, by the loop's clock.
+    ``sent`` is what went out, ``stored`` what the server says that it has, ``moved`` what each of its
+    stripes says to have taken.  ``heard_at`` is when it last said anything, by the loop's clock;
+    ``has_begun`` whether there may be a part of the file by now.
     """
 
     sent: int = 0
     stored: mode_e.Ranges = field(default_factory=mode_e.Ranges)
+    moved: dict[int, int] = field(default_factory=dict)
     heard_at: float = 0.0
+    has_begun: bool = False
 
     @property
     def done(self) -> int:
         """Bytes from the beginning that are there, as far as one knows."""
-        return self.stored.contiguous() if len(self.stored) else self.sent
+        if len(self.stored):
+            return self.stored.contiguous()
+        return sum(self.moved.values()) or self.sent
 
     def note(self, reply: replies.Reply) -> None:
-        """See a reply that may be a restart marker."""
+        """See a reply that may be a marker."""
         self.heard_at = asyncio.get_running_loop().time()
         for start, end in replies.restart_ranges(reply):
             self.stored.add(start, end)
+        if (marked := replies.performance(reply)) is not None:
+            self.moved[marked[0]] = marked[1]
 
 
 async def store(session: Session, path: str, pieces: AsyncIterator[bytes], progress: Progress) -> None:
@@ -53,6 +61,7 @@ async def store(session: Session, path: str, pieces: AsyncIterator[bytes], progr
     wires = [await data.connect(session, address) for address in addresses]
     try:
         streams = await data.start(session, _VERB, path, [data.secured(session, wire) for wire in wires])
+        progress.has_begun = True
         if parallel:
             sending = send_blocks(streams, addresses, pieces, progress)
         else:
