@@ -20,7 +20,7 @@ logger = logging.getLogger("iceprod.pilot")
 
 MOST_REPORTS = 50
 MOST_BYTES = 4 * 1024 * 1024
-LINGER_S = 0.01  # for so long a report waits for others, unless there is a hurry
+LINGER_S = 0.05  # for so long a report waits for others, unless there is a hurry
 
 
 @dataclass(frozen=True, slots=True)
