@@ -6,24 +6,32 @@ login of its own, in turns.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import quote
 
 import uvloop
 
-from bench.harness import Result, Rounds
+from bench import relay
+from bench.claims import Site, site
+from bench.front import HOST, _user_token
+from bench.harness import Result, Rounds, cpu_s
+from bench.site_data import library
 from iceprod.movers.base import WHOLE, Access, Span
 from iceprod.movers.gridftp.mover import GridFtpMover
 from tests.movers import gridftp_server
 
 SIZE = 1 << 30
-GIB = SIZE / (1 << 30)
 WARM_BYTES = 256 << 20
 
 # Name, our options, options of globus-url-copy; with GSI, and without.
@@ -49,15 +57,16 @@ class Turns:
     our_cpu: list[float] = field(default_factory=list)
     their_cpu: list[float] = field(default_factory=list)
 
-    def result(self, name: str) -> Result:
+    def result(self, name: str, size: int = SIZE) -> Result:
         ratios = [theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)]
         figures = {
-            "MB/s": round(SIZE / statistics.median(self.ours) / 1e6),
-            "globus-url-copy MB/s": round(SIZE / statistics.median(self.theirs) / 1e6),
-            "CPU s/GiB": round(statistics.median(self.our_cpu) / GIB, 2),
-            "globus-url-copy CPU s/GiB": round(statistics.median(self.their_cpu) / GIB, 2),
+            "MB/s": round(size / statistics.median(self.ours) / 1e6),
+            "globus-url-copy MB/s": round(size / statistics.median(self.theirs) / 1e6),
+            "CPU s/GiB": round(statistics.median(self.our_cpu) * SIZE / size, 2),
+            "globus-url-copy CPU s/GiB": round(statistics.median(self.their_cpu) * SIZE / size, 2),
         }
-        note = f"bytes/s into memory / globus-url-copy to /dev/null, {NOTES[name]}"
+        where = "through a site" if name == "P9.relay" else "into memory"
+        note = f"bytes/s {where} / globus-url-copy to /dev/null, {NOTES.get(name, NOTES['P9.plain'])}"
         return Result(name, ratios, 1.0, note, figures=figures)
 
 
@@ -81,9 +90,9 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def _fill(path: Path) -> None:
+def _fill(path: Path, size: int = SIZE) -> None:
     with path.open("wb") as file:
-        for _ in range(SIZE >> 20):
+        for _ in range(size >> 20):
             file.write(os.urandom(1 << 20))
 
 
@@ -118,4 +127,57 @@ def _cpu(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-SUBJECTS = {"P9": fetches}
+def relayed(rounds: Rounds) -> Result:
+    """256 MiB through a site to an HTTP client, which throws it away within the kernel."""
+    turns, size = Turns(), relay.SIZE
+    with tempfile.TemporaryDirectory(prefix="iceprod-bench-gridftp-", dir=_memory()) as name:
+        folder, path = Path(name), Path(name) / "large"
+        _fill(path, size)
+        with gridftp_server.with_gsi(folder) as gsi, _site_before(gsi) as running:
+            token = _user_token(running.directory)
+            _keep_credential(running.port, token, gsi)
+            target = f"/proxy?url={quote(f'{gsi.base}{path}', safe='')}&cache=no"
+            relay.fetch(running.port, target, token)
+            for _ in rounds:
+                started, cpu = time.perf_counter(), _cpu(resource.RUSAGE_CHILDREN)
+                gsi.url_copy("-nodcau", f"{gsi.base}{path}", "file:///dev/null")
+                turns.theirs.append(time.perf_counter() - started)
+                turns.their_cpu.append(_cpu(resource.RUSAGE_CHILDREN) - cpu)
+                cpu = cpu_s(running.process.pid)
+                turns.ours.append(size / relay.fetch(running.port, target, token))
+                turns.our_cpu.append(cpu_s(running.process.pid) - cpu)
+    return turns.result("P9.relay", size)
+
+
+@contextmanager
+def _site_before(gsi: gridftp_server.GridFtpServer) -> Iterator[Site]:
+    """A site that knows the server."""
+    assert gsi.authority is not None
+    far = {
+        "url": f"{gsi.base}/",
+        "private": True,
+        "ca_path": str(gsi.authority.folder),
+        "options": {"dcau": "N"},
+    }
+    os.environ["ICEPROD_FILES__ORIGINS"] = json.dumps({"far": far})
+    try:
+        with library() as made, site(made, []) as running:
+            yield running
+    finally:
+        del os.environ["ICEPROD_FILES__ORIGINS"]
+
+
+def _keep_credential(port: int, token: str, gsi: gridftp_server.GridFtpServer) -> None:
+    assert gsi.proxy is not None
+    params = {"origin": "far", "kind": "x509", "secret": gsi.proxy.pem.decode()}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "credential.put", "params": params})
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection = HTTPConnection(HOST, port, timeout=60)
+    connection.request("POST", "/jsonrpc", body, headers)
+    answer = json.loads(connection.getresponse().read())
+    connection.close()
+    if "result" not in answer:
+        raise SystemExit(f"the credential was not kept: {answer}")
+
+
+SUBJECTS = {"P9": fetches, "P9.relay": relayed}
