@@ -36,6 +36,7 @@ from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.filestore import FileTree
+from iceprod.services.flow_history import FlowHistory
 from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
 from iceprod.services.hearing import Hearing
@@ -400,6 +401,7 @@ def make_services(
         proxying=plane.proxying,
         uploads=plane.uploads,
         places=plane.places,
+        flow_history=FlowHistory(lambda: plane.transfers.accounting.bytes_moved, clock=monotonic),
         events=base.events,
         slots=base.slots,
         grids=controller,

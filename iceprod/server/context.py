@@ -16,6 +16,7 @@ from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Events
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
+from iceprod.services.flow_history import FlowHistory
 from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
 from iceprod.services.hearing import Hearing
@@ -83,6 +84,7 @@ class Services:
     proxying: Proxying
     uploads: Uploads
     places: Places
+    flow_history: FlowHistory
     events: Events
     slots: Slots
     grids: GridController

@@ -15,7 +15,7 @@ from iceprod.server.handlers.asked_by_nginx import MayUploadHandler
 from iceprod.server.handlers.events import EventsHandler
 from iceprod.server.handlers.files import FileHandler
 from iceprod.server.handlers.health import LiveHandler, MetricsHandler, ReadyHandler
-from iceprod.server.handlers.pages import datasets, session, site, submit, tasks
+from iceprod.server.handlers.pages import datasets, files, session, site, submit, tasks
 from iceprod.server.handlers.proxy.download import DownloadHandler
 from iceprod.server.handlers.proxy.proxy import ProxyHandler
 from iceprod.server.handlers.rpc import RpcHandler
@@ -24,6 +24,7 @@ from iceprod.server.static import StaticHandler
 
 _ID: Final = r"([0-9A-Za-z-]{1,64})"
 _PATH_KEY: Final = r"(iup_[A-Za-z0-9_-]{43})"
+_KEY: Final = r"([0-9a-f]{16,128})"
 _DATASET_VERBS: Final = ("suspend", "resume", "reset", "hard_reset", "truncate")
 _VERBS: Final = ("suspend", "resume", "reset", "hard_reset")
 
@@ -72,6 +73,13 @@ PAGES: Final = (
     ),
     Route("/pilots", site.PilotsPage, {"GET": "pilot.list"}),
     _act(f"/pilots/{_ID}/end", site.PilotAct, "pilot.end"),
+    Route("/files", files.FilesPage, {"GET": "file.find"}),
+    Route(f"/datasets/{_ID}/files", files.FilesPage, {"GET": "dataset.get"}),
+    Route("/origins", files.OriginPage, {"GET": "origin.entries"}),
+    Route("/transfers", files.TransfersPage, {"GET": "transfer.list"}),
+    _act(rf"/cache/{_KEY}/pin", files.CacheAct, "cache.pin", verb="pin"),
+    _act(rf"/cache/{_KEY}/unpin", files.CacheAct, "cache.pin", verb="unpin"),
+    _act(rf"/cache/{_KEY}/evict", files.CacheAct, "cache.evict", verb="evict"),
     Route("/health", site.HealthPage, {"GET": "site.status"}),
 )
 """What people look at."""

@@ -18,6 +18,7 @@ from iceprod.errors import IceProdError
 from iceprod.server.context import Services
 from iceprod.server.duties import Duty, Supervisor
 from iceprod.server.nginx.values import SENT_LOG
+from iceprod.services.flow_history import SPACING_S
 from iceprod.services.sent_log import SentLog
 from iceprod.store.base import Store
 
@@ -35,6 +36,7 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
     return (
         Duty("save pilots", 10.0, services.pilots.save_seen),
         Duty("account bytes", 5.0, services.transfers.accounting.save),
+        Duty("sample rates of transfers", SPACING_S, services.flow_history.sample),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
         Duty("look after uploads", 10.0, services.uploads.keeper.look_after),
         Duty("forget uploads", 600.0, services.uploads.keeper.forget),

@@ -7,6 +7,7 @@ from tornado.web import UIModule
 
 from iceprod.clock import iso
 from iceprod.server import text
+from iceprod.server.plots import HEIGHT, WIDTH, Plot
 from iceprod.server.views import Bar
 
 _HEIGHT = 14
@@ -50,5 +51,22 @@ class Instant(UIModule):
         return f'<time datetime="{iso(at)}">{text.instant(at)}</time>'
 
 
-UI_MODULES = {"StatusBar": StatusBar, "StatusMark": StatusMark, "Instant": Instant}
+class RatePlot(UIModule):
+    """A line over time as SVG, with its scale; the words say the same."""
+
+    def render(self, plot: Plot) -> str:
+        """Write ``plot``."""
+        label = xhtml_escape(plot.label)
+        return (
+            f'<figure class="plot"><figcaption>{label}</figcaption>'
+            f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" preserveAspectRatio="none" role="img"'
+            f' aria-label="{label}"><title>{label}</title>'
+            f'<polygon class="area" points="{plot.area}"/>'
+            f'<polyline class="line" points="{plot.line}" vector-effect="non-scaling-stroke"/></svg>'
+            f'<p class="scale" aria-hidden="true"><span>{xhtml_escape(plot.span)}</span>'
+            f"<span>top: {xhtml_escape(plot.top)}</span><span>now</span></p></figure>"
+        )
+
+
+UI_MODULES = {"StatusBar": StatusBar, "StatusMark": StatusMark, "Instant": Instant, "RatePlot": RatePlot}
 """Name in templates → module."""
