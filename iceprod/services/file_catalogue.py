@@ -8,9 +8,9 @@ because a task or a person has said so, at addresses elsewhere.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from iceprod.clock import Clock
@@ -28,10 +28,14 @@ from iceprod.services.holding import check_lease
 from iceprod.store.base import Store
 from iceprod.store.files import FileFilter
 
+T = TypeVar("T")
+
 AREAS: Final = ("job_temp", "dataset_temp", "site_temp")
 """The first names of files that lie here; nobody registers others under them."""
 MAX_NAMES: Final = 1000
 """Most files that one call may register or forget."""
+_AT_ONCE: Final = 100
+"""Most files that are written together: claims wait for as long as that takes."""
 _READING: Final = frozenset({"file.find", "file.get", "file.replicas"})
 _SHA256: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
@@ -84,7 +88,10 @@ class FileCatalogue:
 
     async def forget(self, dataset_id: str, *names: str) -> int:
         """Forget files; how many there were."""
-        return await self._store.files.delete(dataset_id, names)
+        gone = 0
+        for part in _batched(names):
+            gone += await self._store.files.delete(dataset_id, part)
+        return gone
 
     async def gone_from_here(self, dataset_id: str, name: str, path: str) -> None:
         """Take note that a file of a temp area was deleted; it may lie elsewhere, too."""
@@ -160,7 +167,8 @@ class FileCatalogue:
         ]
         if principal.kind is PrincipalKind.TASK:
             await self._check_makers(records)
-        await self._store.files.put(records)
+        for part in _batched(records):
+            await self._store.files.put(part)
         return records
 
     async def _check_makers(self, records: Sequence[FileRecord]) -> None:
@@ -267,6 +275,11 @@ class FileCatalogue:
         return dataset
 
 
+def _batched(things: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts that may be written together."""
+    return (things[start : start + _AT_ONCE] for start in range(0, len(things), _AT_ONCE))
+
+
 class _Batch:
     """Writes what callers bring at the same time in one call of the store."""
 
@@ -285,7 +298,7 @@ class _Batch:
 
     async def _write(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MAX_NAMES], self._waiting[MAX_NAMES:]
+            batch, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
             try:
                 found = await self._files.put([record for record, _ in batch])
             except BaseException as error:
