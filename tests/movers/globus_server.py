@@ -113,6 +113,7 @@ def missing(path: str) -> tuple[int, Any]:
 def handler_of(service: TransferService) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 65536  # head and body in one packet
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
