@@ -232,6 +232,7 @@ async def test_rights_count_when_it_is_announced_and_whenever_it_goes_on(bench):
     with pytest.raises(AccessDenied):
         await bench.announce(TEXT, own, principal=ALICE)
     begun = await bench.announce(TEXT, own, principal=me)
+    assert await bench.uploads.service.list(me, limit=10) == [begun]
     assert begun.owner == "alice"
     assert begun.dataset_id == dataset.dataset_id
     for stranger in (ALICE, BOB):

@@ -9,7 +9,7 @@ from iceprod import ids
 from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, ConflictError, NotFoundError, TooLarge, Unavailable
 from iceprod.model.file import Direction, Flow
-from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.model.principal import Principal
 from iceprod.services import authorization
 from iceprod.services.authorization import Scope
 from iceprod.services.filestore import HandedOver
@@ -338,8 +338,7 @@ class UploadService:
         First those that are not over, then those that are, the latest first.
         """
         scope = authorization.check(principal, "upload.read")
-        # What a task uploads is its owner's, whom the folder is named for.
-        user = principal.id if principal.kind is PrincipalKind.USER else None
+        user = None if scope is Scope.ANY else (await self._targets.holder(principal)).user
 
         def gather() -> list[Kept]:
             kept = itertools.chain(self.shelf.all(user), self.shelf.over(user))

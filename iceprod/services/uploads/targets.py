@@ -60,18 +60,18 @@ class Targets:
         self._files.check_size(size or 0)
         if not target:
             await self._files.check_lease(principal)
-            return await self._holder(principal)
+            return await self.holder(principal)
         if "://" in target:
             origin = await self._origins.find(parse_location(target), principal, writing=True)
             return Holder(origin.user, origin.group, origin.dataset_id)
         await self._files.may_upload(principal, target, size=size)
         dataset = await self._files.dataset_of(target)
         if dataset is None:
-            return await self._holder(principal)
+            return await self.holder(principal)
         return Holder(dataset.owner, dataset.group, dataset.dataset_id)
 
-    async def _holder(self, principal: Principal) -> Holder:
-        """Whose the files are that are of no dataset by where they lie."""
+    async def holder(self, principal: Principal) -> Holder:
+        """Whose a caller's files are that are of no dataset by where they lie."""
         if principal.kind is PrincipalKind.TASK:
             try:
                 dataset = await self._catalogue.get(parse_task_id(principal.id)[0])
