@@ -206,6 +206,8 @@ class Agent:
             answer = await self._claim_along()
             if answer is not None:
                 self._take(answer)
+            if len(self._ahead) < ENOUGH_AHEAD:
+                self._reporter.hurry()
             return
         params = self._claim_params()
         answer = await self._claimer.insist(

@@ -96,6 +96,7 @@ class Reporter:
         self._waiting: list[Report] = []
         self._sending: list[Report] = []
         self._failures = 0
+        self._is_claiming = False
         self._rider: tuple[Callable[[], Call], asyncio.Future[Any]] | None = None
         self._later: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
@@ -103,13 +104,21 @@ class Reporter:
         self._idle.set()
 
     def add(self, report: Report, *, in_a_hurry: bool = True) -> None:
-        """Send ``report`` when its turn comes; without a hurry, a moment later with others."""
+        """Send ``report`` when its turn comes; without a hurry, a moment later with others.
+
+        There is none while a claim is on its way: what it brings decides.
+        """
         self._waiting.append(report)
         self._idle.clear()
-        if in_a_hurry:
+        if in_a_hurry and not self._is_claiming:
             self._news.set()
         elif self._later is None:
             self._later = asyncio.get_running_loop().call_later(LINGER_S, self._news.set)
+
+    def hurry(self) -> None:
+        """Send what waits."""
+        if self._waiting:
+            self._news.set()
 
     def drop(self, lease_id: str) -> None:
         """Forget the report of a lease that is lost."""
@@ -169,11 +178,14 @@ class Reporter:
         if self._rider is None:
             return await self._caller.batch(calls)
         (call, future), self._rider = self._rider, None
+        self._is_claiming = True
         try:
             *answers, answer = await self._caller.batch([*calls, call()])
         except Unavailable as exc:
             _settle(future, exc)
             raise
+        finally:
+            self._is_claiming = False
         _settle(future, answer)
         return answers
 

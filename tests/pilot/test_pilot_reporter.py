@@ -178,3 +178,20 @@ async def test_more_than_one_batch_can_take_goes_in_several(reporter, server, se
         await reporter.flushed()
     assert [len(batch) for batch in server.batches] == [MOST_REPORTS, 1]
     assert len(settled) == MOST_REPORTS + 1
+
+
+async def test_nobody_hurries_while_a_claim_is_on_its_way(reporter, server):
+    server.may_answer.clear()
+    asked = asyncio.create_task(reporter.along(lambda: CLAIM))
+    await asyncio.sleep(0)
+    reporter.add(report("a"))
+    await asyncio.sleep(0)
+    reporter.add(report("b"))
+    server.may_answer.set()
+    await asked
+    await asyncio.sleep(0)
+    assert server.batches == [[finish("a"), CLAIM]]
+    reporter.hurry()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert server.batches == [[finish("a"), CLAIM], [finish("b")]]
