@@ -263,6 +263,14 @@ async def test_creation_may_bring_all_of_it(browser):
     assert await stored(browser) == TEXT
 
 
+@pytest.mark.parametrize("length", [0, 4])
+async def test_creation_with_more_than_the_length_is_413_and_creates_nothing(browser, length):
+    answer = await create(browser, length, body=b"12345", Content_Type=tus_headers.BODY_TYPE)
+    assert answer.code == 413
+    assert (await browser.rpc("upload.list"))["result"]["items"] == []
+    assert await stored(browser) is None
+
+
 async def test_creation_with_a_body_of_another_type_is_415(browser):
     assert (await create(browser, body=TEXT, Content_Type="text/plain")).code == 415
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError
 
-from iceprod.errors import InputError
+from iceprod.errors import InputError, TooLarge
 from iceprod.server.handlers.uploads import tus_headers
 from iceprod.server.handlers.uploads.receiving import ReceivingHandler
 from iceprod.services.uploads.values import CHECKSUMS, Part, Stage, UploadView
@@ -111,10 +111,13 @@ class TusCreation(TusHandler):
     async def _prepare_upload(self) -> None:
         headers, uploads = self.request.headers, self.services.uploads.service
         self._asked = tus_headers.creation(headers)
-        is_filled = has_body(headers, self.length_in("Content-Length"))
+        size, length = self.length_in("Content-Length"), self._asked.announced.length
+        is_filled = has_body(headers, size)
         if is_filled:
             check_type(headers.get("Content-Type", ""))
             tus_headers.proof(headers)
+        if length is not None and (size or 0) > length:
+            raise TooLarge(f"the upload may have {length} bytes", limit_bytes=length)
         if self._asked.parts:
             if is_filled:
                 raise HTTPError(HTTPStatus.BAD_REQUEST, "a final upload has no body")
