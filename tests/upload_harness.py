@@ -154,6 +154,7 @@ async def _bench(
         files=services.files,
         origins=origins,
         catalogue=services.catalogue,
+        known=services.file_catalogue,
         quotas=ration,
         transfers=transfers,
         clock=site.clock,

@@ -368,7 +368,14 @@ def make_services(
     )
     vault = make_vault(store, settings, clock=clock)
     plane = make_file_plane(
-        store, settings, clock=clock, catalogue=catalogue, files=files, quotas=quotas, vault=vault
+        store,
+        settings,
+        clock=clock,
+        catalogue=catalogue,
+        files=files,
+        known=known,
+        quotas=quotas,
+        vault=vault,
     )
     services = Services(
         accounts=accounts,

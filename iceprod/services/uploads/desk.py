@@ -7,6 +7,7 @@ from pathlib import Path
 
 from iceprod.clock import Clock
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import Origins
 from iceprod.services.transfers import Transfers
@@ -37,6 +38,7 @@ def make_uploads(
     files: FileService,
     origins: Origins,
     catalogue: Catalogue,
+    known: FileCatalogue,
     quotas: QuotaCheck,
     transfers: Transfers,
     clock: Clock,
@@ -44,7 +46,7 @@ def make_uploads(
 ) -> Uploads:
     """Uploads below the directory ``root``."""
     run = Threads()
-    targets = Targets(files, origins=origins, catalogue=catalogue, quotas=quotas)
+    targets = Targets(files, origins=origins, catalogue=catalogue, known=known, quotas=quotas)
     ending = Ending(
         run=run,
         clock=clock,

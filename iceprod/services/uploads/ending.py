@@ -126,6 +126,7 @@ class Ending:
             return
         try:
             await self._send(held)
+            await self._targets.register(about, size=held.mark.offset, now=self._clock())
         except IceProdError as exc:
             await self._put_off(held, exc)
         else:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from iceprod.errors import NotFoundError
+from iceprod.model.file import FileRecord, Replica
 from iceprod.model.location import Location, parse_location
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_task_id
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.file_catalogue import AREAS, FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import Origin, Origins
 from iceprod.services.uploads.values import About, Holder
@@ -41,11 +43,18 @@ class Targets:
     """The places that a file may be uploaded to."""
 
     def __init__(
-        self, files: FileService, *, origins: Origins, catalogue: Catalogue, quotas: QuotaCheck
+        self,
+        files: FileService,
+        *,
+        origins: Origins,
+        catalogue: Catalogue,
+        known: FileCatalogue,
+        quotas: QuotaCheck,
     ) -> None:
         self._files = files
         self._origins = origins
         self._catalogue = catalogue
+        self._known = known
         self._quotas = quotas
 
     async def admit(self, principal: Principal, target: str, *, size: int | None) -> Holder:
@@ -121,3 +130,26 @@ class Targets:
         """
         location = parse_location(about.target)
         return location, await self._origins.find(location, about.principal, writing=True)
+
+    async def register(self, about: About, *, size: int, now: float) -> None:
+        """Let the catalogue know of a file that an origin has got, by the path of its address."""
+        location = parse_location(about.target)
+        name = location.path.strip("/")
+        if not name or name.split("/")[0] in AREAS:
+            return
+        job_index = task_index = None
+        if about.kind is PrincipalKind.TASK:
+            _, job_index, task_index = parse_task_id(about.caller)
+        record = FileRecord(
+            dataset_id=about.holder.dataset_id,
+            name=name,
+            size_bytes=size,
+            checksums={**about.checksums, "sha256": about.sha256},
+            owner=about.holder.user,
+            group=about.holder.group,
+            created_at=now,
+            job_index=job_index,
+            task_index=task_index,
+            replicas=(Replica(str(location), "", now),),
+        )
+        await self._known.register(record)
