@@ -149,6 +149,7 @@ class Server:
         stack.push_async_callback(services.origins.close)
         stack.push_async_callback(services.proxying.cache.close)
         stack.callback(services.uploads.service.close)
+        stack.push_async_callback(services.uploads.service.end)
         stack.push_async_callback(services.uploads.keeper.stop)
         stack.push_async_callback(services.places.stop)
         shift = Shift(services, store, settings, supervisor=context.supervisor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -107,6 +108,31 @@ def test_tuspy_survives_kills_in_the_middle_of_its_requests(site: RunningSite, f
     sender.join(120)
     assert kills == 3
     assert stored(site, "survivor") == file.read_bytes()
+
+
+def test_what_came_before_the_server_was_stopped_counts(tmp_path: Path):
+    settings = {"ICEPROD_SERVER__DRAIN_S": "0.2"}
+    with RunningSite(tmp_path / "site", settings=settings) as site:
+        bearer = {**TUS, "Authorization": f"Bearer {site.token}"}
+        place = f"path {b64encode(b'site_temp/x').decode()}"
+        made = requests.post(
+            f"{site.url}/tus",
+            headers={**bearer, "Upload-Length": "900000", "Upload-Metadata": place},
+            timeout=60,
+        )
+        path = made.headers["Location"]
+        lines = [f"PATCH {path} HTTP/1.1", "Host: x", "Upload-Offset: 0", "Content-Length: 900000"]
+        lines += [f"{name}: {value}" for name, value in bearer.items()]
+        lines += ["Content-Type: application/offset+octet-stream", "", ""]
+        host, port = site.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall("\r\n".join(lines).encode() + b"x" * 700_000)
+            data = next((site.folder / "uploads").rglob("data"))
+            until(lambda: data.stat().st_size)
+            site.stop()
+        site.start_again()
+        head = requests.head(site.url + path, headers=bearer, timeout=60)
+        assert int(head.headers["Upload-Offset"]) == 700_000
 
 
 @pytest.mark.parametrize("size", [0, 1, 299_999])

@@ -105,6 +105,24 @@ async def test_what_came_before_a_broken_connection_counts(bench):
     assert await bench.stored() == TEXT
 
 
+async def test_what_came_before_the_server_was_stopped_counts(bench):
+    begun, proved = await bench.announce(TEXT), await bench.announce(TEXT)
+    service = bench.uploads.service
+    writing = await service.begin(ADMIN, begun.upload_id, offset=0, size=len(TEXT))
+    await writing.write(TEXT[:5000])
+    proof = Proof("sha1", hashlib.sha1(TEXT).digest())
+    other = await service.begin(ADMIN, proved.upload_id, offset=0, size=len(TEXT), proof=proof)
+    await other.write(TEXT[:5000])
+
+    await service.end()
+    await service.end()
+
+    assert (await bench.status(begun.upload_id)).offset == 5000
+    assert (await bench.status(proved.upload_id)).offset == 0
+    await bench.append(begun.upload_id, 5000, TEXT[5000:])
+    assert await bench.stored() == TEXT
+
+
 async def test_two_requests_do_not_write_at_once(bench):
     begun = await bench.announce(TEXT)
     service, other = bench.uploads.service, await bench.again()
@@ -428,6 +446,10 @@ async def test_a_file_for_an_origin_is_forwarded_in_the_background(bench):
     assert bench.origin.files == {"/data/hits.npz": TEXT}
     assert (await bench.status(begun.upload_id, ALICE)).stage is Stage.STORED
     assert not list(bench.folder.rglob("data"))
+    known = await bench.site.store.files.get("", "data/hits.npz")
+    assert (known.owner, known.size_bytes) == ("alice", len(TEXT))
+    assert known.checksums["sha256"] == hashlib.sha256(TEXT).hexdigest()
+    assert [place.url for place in known.replicas] == [FAR]
 
 
 async def test_forwarding_is_tried_again_later_and_later(bench):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 from iceprod import ids
 from iceprod.clock import Clock
-from iceprod.errors import AccessDenied, ConflictError, NotFoundError, TooLarge, Unavailable
+from iceprod.errors import AccessDenied, ConflictError, IceProdError, NotFoundError, TooLarge, Unavailable
 from iceprod.model.file import Direction, Flow
 from iceprod.model.principal import Principal
 from iceprod.services import authorization
@@ -55,12 +57,19 @@ class UploadService:
         self._targets = targets
         self._transfers = transfers
         self._known = KnownDigests()
+        self._under_way: weakref.WeakSet[Writing] = weakref.WeakSet()
         # What follows on an upload that is whole; see `iceprod.services.uploads.keeper`.
         self.on_forwarding: Callable[[str], None] = lambda upload_id: None
 
     async def open(self) -> None:
         """Make the directories."""
         await self.run(self.shelf.open)
+
+    async def end(self) -> None:
+        """Keep what has come by requests that nobody waits for any more, because the process ends."""
+        for writing in list(self._under_way):
+            with suppress(IceProdError):  # a full disk, say: what came since it was last kept is lost
+                await self.break_off(writing, "the server ends")
 
     def close(self) -> None:
         """Let the threads end."""
@@ -237,7 +246,7 @@ class UploadService:
         self, held: Held, *, size: int | None = None, proof: Proof | None = None, is_moved: bool = True
     ) -> Writing:
         """Begin to write to an upload that is held; ``is_moved`` unless the bytes are here already."""
-        return Writing(
+        writing = Writing(
             held,
             run=self.run,
             clock=self.clock,
@@ -246,6 +255,8 @@ class UploadService:
             most=self._most(held.about.length),
             proof=proof,
         )
+        self._under_way.add(writing)
+        return writing
 
     def _transfer(self, held: Held, size: int | None) -> Transfer:
         holder = held.about.holder
