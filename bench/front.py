@@ -84,7 +84,7 @@ def downloads(rounds: Rounds) -> Result:
         token, files = _user_token(running.directory), running.directory / "files"
         with (
             front(running.port, running.rpc_port, files) as address,
-            _bare(files / "site_temp") as bare,
+            _bare(f"root {files}/site_temp;") as bare,
         ):
             # Stored as users do it, so that the server knows its digest.
             _store(address, "/files/site_temp/large", token)
@@ -169,8 +169,8 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def _bare(root: Path) -> Iterator[str]:
-    """An nginx that serves the files of a folder and does nothing else."""
+def _bare(serving: str) -> Iterator[str]:
+    """An nginx that does nothing but what its configuration says in ``serving``."""
     with tempfile.TemporaryDirectory(prefix="iceprod-bench-bare-") as name:
         folder, port = Path(name), _free_port()
         certificate, key = _certificate(folder)
@@ -183,7 +183,7 @@ def _bare(root: Path) -> Iterator[str]:
             f"{user} daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
             f"events {{}} http {{ {temporary} access_log off; sendfile on; tcp_nopush on;\n"
             f"server {{ listen {HOST}:{port} ssl http2; ssl_certificate {certificate};"
-            f" ssl_certificate_key {key}; root {root}; }} }}\n"
+            f" ssl_certificate_key {key}; {serving} }} }}\n"
         )
         with _running(["nginx", "-c", str(folder / "nginx.conf")], port) as address:
             yield address

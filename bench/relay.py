@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench.claims import site
-from bench.front import HOST, _fetched_per_s, _free_port, _proxied, _user_token, _wait, front
+from bench.front import HOST, _bare, _fetched_per_s, _free_port, _proxied, _user_token, _wait, front
 from bench.harness import Result, Rounds, cpu_s, pin
 from bench.site_data import library
 
@@ -72,37 +72,46 @@ def relay(rounds: Rounds) -> list[Result]:
 
 
 def through_nginx(rounds: Rounds) -> list[Result]:
-    """P8 for copies and for plain origins: our nginx and server, against the nginx of the origin itself."""
-    cached, passed, plain = [], [], []
-    with origin() as far, tls_origin(far) as bare, _proxied(), relaying_site(far) as (running, token):
+    """P8 for copies and for plain origins, against an nginx that has the file, and one that passes it on."""
+    ours: dict[str, list[float]] = {"yes": [], "no": []}
+    file, passing = [], []
+    with (
+        origin() as far,
+        _bare(f"root {far.root};") as bare,
+        _bare(_proxying(far)) as between,
+        _proxied(),
+        relaying_site(far) as (running, token),
+    ):
         cache = running.directory / "cache"
         with front(running.port, running.rpc_port, cache=cache) as address:
             _fetched_per_s(address, proxy_path(far, "yes"), token, SIZE)
             while not list((cache / "copies").glob("*/*.json")):
                 time.sleep(0.05)
             for _ in rounds:
-                plain.append(_fetched_per_s(bare, "/large", "", SIZE))
-                cached.append(_fetched_per_s(address, proxy_path(far, "yes"), token, SIZE))
-                passed.append(_fetched_per_s(address, proxy_path(far, "no"), token, SIZE))
-    figures = {"plain nginx MB/s": round(statistics.median(plain) / 1e6)}
+                file.append(_fetched_per_s(bare, "/large", "", SIZE))
+                passing.append(_fetched_per_s(between, "/large", "", SIZE))
+                for kind, found in ours.items():
+                    found.append(_fetched_per_s(address, proxy_path(far, kind), token, SIZE))
     what = f"bytes/s of {SIZE >> 20} MiB with TLS"
     return [
+        _of("P8.cached", ours["yes"], file, f"{what}: a copy through our nginx / the file from a bare one"),
         _of(
-            cached,
-            plain,
-            "P8.cached",
-            f"{what}, a copy, through our nginx / the same from a bare one",
-            figures,
+            "P8.proxied",
+            ours["no"],
+            passing,
+            f"{what}: of an origin through our nginx / by proxy_pass of a bare one",
         ),
-        _of(
-            passed, plain, "P8.proxied", f"{what}, of an http origin, through our nginx / from a bare one", {}
-        ),
+        _of("P8.hop", ours["no"], file, f"{what}: of an origin through our nginx / the file from a bare one"),
     ]
 
 
-def _of(ours: list[float], plain: list[float], name: str, note: str, figures: dict[str, float]) -> Result:
-    ratios = [our / their for our, their in zip(ours, plain, strict=True)]
-    return Result(name, ratios, 0.95, note, figures={"MB/s": round(statistics.median(ours) / 1e6), **figures})
+def _of(name: str, ours: list[float], theirs: list[float], note: str) -> Result:
+    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
+    figures = {
+        "MB/s": round(statistics.median(ours) / 1e6),
+        "bare MB/s": round(statistics.median(theirs) / 1e6),
+    }
+    return Result(name, ratios, 0.95, note, figures=figures)
 
 
 def proxy_path(far: Nginx, cache: str) -> str:
@@ -140,14 +149,6 @@ def origin() -> Iterator[Nginx]:
         Path(name).chmod(0o755)
         with plain_nginx(f"sendfile on; root {name};", core=1, root=Path(name)) as running:
             yield running
-
-
-@contextmanager
-def tls_origin(far: Nginx) -> Iterator[str]:
-    from bench.front import _bare
-
-    with _bare(far.root) as address:
-        yield address
 
 
 def _memory() -> str | None:
