@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from urllib.parse import quote
 
@@ -73,6 +74,9 @@ async def test_a_file_goes_from_place_to_place_there(alice, far):
     assert found["result"]["size_bytes"] == len(DATA)
     copied = await alice.rpc("origin.copy", source=f"{base}/hits.i3", target=f"{base}/new/copy.i3")
     assert "result" in copied
+    async with asyncio.timeout(30):
+        while not (folder / "new" / "copy.i3").exists():
+            await asyncio.sleep(0.01)
     assert (folder / "new" / "copy.i3").read_bytes() == DATA
     await alice.rpc("origin.delete", url=f"{base}/hits.i3")
     assert not (folder / "hits.i3").exists()

@@ -31,9 +31,11 @@ class Pool:
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     def close(self) -> None:
-        """Close all that are kept."""
+        """Close all that are kept, and keep none any more."""
+        self._is_closed = True
         while self._kept:
             self._kept.pop().session.close()
         if self._timer is not None:
@@ -60,7 +62,7 @@ class Pool:
         return None
 
     def _give(self, location: Location, session: Session) -> None:
-        if session.busy or not session.control.is_sound:
+        if self._is_closed or session.busy or not session.control.is_sound:
             session.close()
             return
         loop = asyncio.get_running_loop()
