@@ -48,14 +48,16 @@ class FairTurns:
             raise
 
     def _leave(self) -> None:
-        if not self._waiting:
-            self._free += 1
-            return
-        user, queue = self._waiting.popitem(last=False)
-        place = queue.popleft()
-        if queue:
-            self._waiting[user] = queue  # behind all others
-        place.set_result(None)
+        while self._waiting:
+            user, queue = self._waiting.popitem(last=False)
+            place = queue.popleft()
+            if queue:
+                self._waiting[user] = queue  # behind all others
+            # Who was cancelled at this moment has yet to be told, and takes no place any more.
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
     def _forget(self, user: str, place: asyncio.Future[None]) -> None:
         queue = self._waiting.get(user)
