@@ -38,7 +38,7 @@ def hits(fake: FakeFtp) -> Location:
     return Location("ftp", "127.0.0.1", fake.port, "/hits.i3")
 
 
-def access(*, stall_s: float = 0.3, connect_s: float = 5.0, **options: str) -> Access:
+def access(*, stall_s: float = 20.0, connect_s: float = 5.0, **options: str) -> Access:
     return reaching(stall_timeout_s=stall_s, connect_timeout_s=connect_s, options=options)
 
 
@@ -95,7 +95,7 @@ async def test_a_server_that_hangs_is_given_up(mover: GridFtpMover) -> None:
 
     async with fake_ftp(answers={"MLST": hang}) as fake:
         with pytest.raises(TransferFailed, match="too long"):
-            await mover.stat(hits(fake), access())
+            await mover.stat(hits(fake), access(stall_s=0.3))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_a_body_that_stalls_is_an_error(mover: GridFtpMover) -> None:
 
     async with fake_ftp(data=stall) as fake:
         with pytest.raises(TransferFailed, match="too long") as raised:
-            await fetched(mover, fake, access())
+            await fetched(mover, fake, access(stall_s=0.3))
     assert raised.value.detail["done_bytes"] == 4
 
 
@@ -332,7 +332,7 @@ async def test_blocks_that_make_no_file_are_an_error(mover: GridFtpMover, stream
     got = bytearray()
     async with fake_ftp(answers=in_blocks(stream)) as fake:
         with pytest.raises(TransferFailed) as raised:
-            await fetch_into(got, mover, fake, access(streams="2"))
+            await fetch_into(got, mover, fake, access(streams="2", stall_s=1.0))
 
     assert b"0123456789".startswith(got)
     assert len(got) < 10
@@ -343,7 +343,7 @@ async def test_blocks_far_ahead_are_not_read(mover: GridFtpMover) -> None:
     size = 1 << 40
     async with fake_ftp(size=size, answers=in_blocks(block(size - 10, b"0123456789") + END)) as fake:
         with pytest.raises(TransferFailed):
-            await fetched(mover, fake, access(streams="2"))
+            await fetched(mover, fake, access(streams="2", stall_s=1.0))
 
 
 async def test_blocks_that_end_in_an_error_are_one(mover: GridFtpMover) -> None:
@@ -395,7 +395,7 @@ async def test_a_put_that_is_never_confirmed_is_given_up(mover: GridFtpMover) ->
 
     async with fake_ftp(data=silent) as fake:
         with pytest.raises(TransferFailed, match="too long"):
-            await mover.put(hits(fake), access(), Outgoing(10, body_of(b"0123456789")))
+            await mover.put(hits(fake), access(stall_s=0.5), Outgoing(10, body_of(b"0123456789")))
 
 
 async def test_a_put_of_which_another_size_is_stored_is_an_error(mover: GridFtpMover) -> None:
