@@ -161,6 +161,7 @@ class GlobusServer(Server):
             root,
             by_https.folder,
             forbidden=root.child("forbidden"),
+            full=None if by_https.full is None else Location("globus", COLLECTION, 443, "/full"),
         )
 
 
