@@ -44,6 +44,15 @@ class Window:
         """Whether what is at ``offset`` may be taken now."""
         return offset < self.next + WINDOW_BYTES
 
+    def check(self, offset: int, count: int) -> None:
+        """Refuse what can be no part of what is still to come.
+
+        Raises:
+            BlockError: it is outside of what was asked for, or came before.
+        """
+        if count and (offset < self.next or offset + count > self._end):
+            raise mode_e.BlockError("a block outside of what was asked for")
+
     def put(self, offset: int, part: bytes) -> None:
         """Keep a part.
 
@@ -51,8 +60,7 @@ class Window:
             BlockError: it is outside of what was asked for, or came before.
         """
         end = offset + len(part)
-        if offset < self.next or end > self._end:
-            raise mode_e.BlockError("a block outside of what was asked for")
+        self.check(offset, len(part))
         if self._held.add(offset, end) != len(part):
             raise mode_e.BlockError("blocks that overlap")
         self._parts[offset] = part
@@ -151,6 +159,7 @@ class ParallelDownload(Incoming):
                 raise ConnectionResetError("a data connection ended too early")
             match parser.feed(came):
                 case mode_e.Header() as header:
+                    self._window.check(header.offset, header.count)
                     last = last or header.ends_connection
                     self._expected = header.connections or self._expected
                 case (offset, part):
