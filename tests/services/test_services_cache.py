@@ -230,6 +230,17 @@ async def test_a_fetch_that_nobody_reads_ends_and_is_gone_on_with_later(place):
     assert place.origin.fetches[1][1] >= 10_000
 
 
+async def test_a_copy_that_was_closed_a_moment_ago_is_opened_anew(place):
+    reading = await place.cache.read(place.wanted("a"))
+    fetch = next(iter(place.cache._fetches.values()))
+    await read_all(reading)
+    await until(lambda: fetch.contents.descriptor < 0)
+
+    assert fetch.readable is None
+    assert await place.read("a") == DATA
+    assert len(place.origin.fetches) == 1
+
+
 async def test_an_empty_file_is_kept_too(place):
     place.origin.files["empty"] = Remote(b"")
 

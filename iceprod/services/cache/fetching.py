@@ -144,8 +144,9 @@ class Fetch:
     def readable(self) -> Contents | None:
         """The contents, if there is any hope in waiting for them."""
         contents = self.contents
-        is_lost = contents is None or contents.error is not None or self.is_given_up
-        return None if is_lost else contents
+        if contents is None or contents.error is not None or self.is_given_up:
+            return None
+        return contents if contents.descriptor >= 0 else None  # complete and closed a moment ago
 
     async def begun(self) -> Contents:
         """The contents, once their room is promised and their first byte may be waited for.
