@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from iceprod.server.handlers.uploads.receiving import UploadAccess
 from iceprod.services import authorization
 
 _FILES: Final = "/files/"
+# Nothing else: with dots and slashes it would be another place to nginx, which undoes them.
+_TUS: Final = re.compile(rf"{tus_headers.PATH}(?:/([0-9A-Za-z]{{0,64}}))?")
 
 
 class MayUploadHandler(UploadAccess):
@@ -39,8 +42,8 @@ class MayUploadHandler(UploadAccess):
         elif original.startswith(f"{ONE_TIME}/"):
             found = secret_path(original) or ("", "")
             await self.services.uploads.one_time.may_send(*found, size=size)
-        elif original == tus_headers.PATH or original.startswith(f"{tus_headers.PATH}/"):
-            await self._may_send_by_tus(original, size)
+        elif found_id := _TUS.fullmatch(original):
+            await self._may_send_by_tus(found_id[1] or "", size)
         else:
             raise InputError("X-Original-URI names no file")
         self.set_status(HTTPStatus.NO_CONTENT)
@@ -48,12 +51,11 @@ class MayUploadHandler(UploadAccess):
     def _original(self) -> str:
         return self.request.headers.get("X-Original-URI", "").partition("?")[0]
 
-    async def _may_send_by_tus(self, original: str, size: int | None) -> None:
+    async def _may_send_by_tus(self, upload_id: str, size: int | None) -> None:
         headers, uploads = self.request.headers, self.services.uploads.service
         method = headers.get("X-HTTP-Method-Override") or headers.get("X-Original-Method", "")
         if method not in ("POST", "PATCH"):
             return  # there is no body to be taken; the request itself asks who calls
-        upload_id = original.removeprefix(tus_headers.PATH).strip("/")
         authorization.check(self.principal, "upload.write" if upload_id else "upload.create")
         if headers.get("Tus-Resumable") != tus_headers.VERSION:
             raise HTTPError(HTTPStatus.PRECONDITION_FAILED, f"Tus-Resumable must be {tus_headers.VERSION}")
