@@ -162,12 +162,16 @@ class FileService:
         Raises:
             NotFoundError: the area is none of the caller's.
             LeaseLost: the task's lease has ended.
+            QuotaExceeded: it is more than may be kept by now.
             Unavailable: there is no room.
         """
         place = await self._admit(principal, "file.write", path)
         draft = await self.run(lambda: self.tree.adopt(source, digest))
-        arrived = Arrived(self, principal, place, draft)
+        room = self._room(place)
+        arrived = Arrived(self, principal, place, draft, room=room)
         try:
+            # Others may have brought files since this one was announced.
+            await room.grow(to_bytes=draft.size_bytes)
             return await arrived.commit()
         finally:
             await arrived.abort()

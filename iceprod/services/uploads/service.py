@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from iceprod import ids
@@ -254,9 +254,15 @@ class UploadService:
             transfer=self._transfer(held, size) if is_moved else None,
             most=self._most(held.about.length),
             proof=proof,
+            may_grow=self._may_grow(held) if is_moved and size is None else None,
         )
         self._under_way.add(writing)
         return writing
+
+    def _may_grow(self, held: Held) -> Callable[[int], Awaitable[None]]:
+        """What refuses an upload of so many bytes that are more than may be kept."""
+        about, upload_id = held.about, held.upload_id
+        return lambda size: self._check_quota(about.holder, about.target, size, upload_id=upload_id)
 
     def _transfer(self, held: Held, size: int | None) -> Transfer:
         holder = held.about.holder

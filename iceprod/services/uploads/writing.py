@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,7 @@ from iceprod.services.uploads.threads import Run
 _PIECE: Final = 512 * 1024
 _KEEP_BYTES: Final = 32 * 1024 * 1024
 _KEEP_S: Final = 5.0
+_ASK_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ class Writing:
     """Takes the body of a request: `end` or `break_off`, then `release`.
 
     ``transfer`` is None for bytes that come from this disk.  ``most`` is how long the upload
-    may become.  Without a ``proof`` the bytes count from time to time, and whatever becomes of
-    the request; with one only when all of them are right.
+    may become; ``may_grow`` is asked on the way about what says nothing of its length.  Without
+    a ``proof`` the bytes count from time to time, and whatever becomes of the request; with one
+    only when all of them are right.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Writing:
         transfer: Transfer | None,
         most: int,
         proof: Proof | None,
+        may_grow: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self.held = held
         self._run = run
@@ -53,6 +57,8 @@ class Writing:
         self._known = known
         self._transfer = transfer
         self._most = most
+        self._may_grow = may_grow
+        self._granted = 0
         self._proof = proof
         self._chunk = hashlib.new(proof.algorithm, usedforsecurity=False) if proof else None
         self._digests = known.take(held.upload_id, held.mark.offset, held.about.checksums)
@@ -68,9 +74,14 @@ class Writing:
 
         Raises:
             TooLarge: it is more than was announced, or than a file may have.
+            QuotaExceeded: it is more than may be kept.
             Unavailable: the disk is full.
         """
-        if self._written + len(self._piece) + len(data) > self._most:
+        upto = self._written + len(self._piece) + len(data)
+        if self._may_grow is not None and upto > self._granted:
+            await self._may_grow(upto)
+            self._granted = upto + _ASK_BYTES
+        if upto > self._most:
             raise TooLarge(f"the upload may have {self._most} bytes", limit_bytes=self._most)
         self._piece += data
         is_long_ago = self._clock() - self._kept_at >= _KEEP_S
