@@ -16,8 +16,8 @@ import yaml
 
 from iceprod.cli.main import iceprod
 from iceprod.config import Settings, load
-from iceprod.server import sockets
 from iceprod.server.nginx import render
+from iceprod.server.processes import sockets
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

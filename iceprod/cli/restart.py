@@ -16,7 +16,7 @@ from iceprod.errors import NotFoundError, Unavailable
 
 if TYPE_CHECKING:
     from iceprod.config import Settings
-    from iceprod.server.roster import Roster
+    from iceprod.server.processes.roster import Roster
 
 _LOOK_S = 0.1
 
@@ -38,7 +38,7 @@ def restart(settings: Settings, *, timeout_s: float) -> None:
     after the other is replaced; a single one leaves its listening sockets to its successor,
     and clients that come in between wait for a moment.
     """
-    from iceprod.server import roster  # noqa: PLC0415 - reads with msgspec
+    from iceprod.server.processes import roster  # noqa: PLC0415 - reads with msgspec
 
     former = roster.read(settings.data_dir)
     if former is None or not Path(f"/proc/{former.pid}").exists():

@@ -68,6 +68,6 @@ def serve(
     }
     settings = load_settings(config_file, **sections)
     reread = functools.partial(read_settings, config_file, **sections)
-    from iceprod.server.running import run  # noqa: PLC0415 - the whole server
+    from iceprod.server.processes.running import run  # noqa: PLC0415 - the whole server
 
     run(settings, reread=reread, ready_file=ready_file, arguments=sys.argv[1:])

@@ -15,7 +15,7 @@ from iceprod import ids
 from iceprod.config import Settings
 from iceprod.errors import AlreadyExists, InputError
 from iceprod.server import stores
-from iceprod.server.directory import data_directory
+from iceprod.server.processes.directory import data_directory
 from iceprod.store.archive import Records
 from iceprod.store.archive_file import MAGIC, ArchiveFile
 from iceprod.store.copying import Progress, copy, silent

@@ -17,8 +17,8 @@ from iceprod.errors import AlreadyExists, NotFoundError
 from iceprod.grids.base import Grid
 from iceprod.grids.local import GRACE_S
 from iceprod.server.assembly import make_accounts, make_grids, make_store
-from iceprod.server.directory import data_directory
 from iceprod.server.opening import check_finished
+from iceprod.server.processes.directory import data_directory
 from iceprod.services.accounts import Accounts, principal_of
 from iceprod.store.base import Store
 from iceprod.store.mongo import upkeep as mongo_upkeep

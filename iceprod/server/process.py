@@ -22,20 +22,20 @@ from iceprod.errors import AlreadyExists, NotAuthenticated
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.methods import build_registry
-from iceprod.server import sockets
 from iceprod.server.app import Application, make_application
 from iceprod.server.assembly import make_services, make_store, rpc_limits
 from iceprod.server.context import ProcessContext, Services
-from iceprod.server.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
-from iceprod.server.draining import Doors, GeneralPort
 from iceprod.server.duties import Supervisor
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits
-from iceprod.server.leaving import Leave
 from iceprod.server.live import LiveProgress
 from iceprod.server.metrics import Metrics
 from iceprod.server.opening import open_store
-from iceprod.server.roster import Reached
+from iceprod.server.processes import sockets
+from iceprod.server.processes.directory import ADMIN_FILE, PORTS_FILE, data_directory, told, write_private
+from iceprod.server.processes.draining import Doors, GeneralPort
+from iceprod.server.processes.leaving import Leave
+from iceprod.server.processes.roster import Reached
 from iceprod.server.shift import Shift
 from iceprod.server.tls_port import DirectPort, TrustFiles
 from iceprod.server.views import progress_json

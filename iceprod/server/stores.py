@@ -14,7 +14,7 @@ from iceprod.config import Settings
 from iceprod.errors import ConfigError, ConflictError, InputError, NotFoundError
 from iceprod.model.dataset import Dataset
 from iceprod.server.assembly import make_store
-from iceprod.server.directory import LOCK_FILE, data_directory
+from iceprod.server.processes.directory import LOCK_FILE, data_directory
 from iceprod.services import duty, news
 from iceprod.store import checking, copying
 from iceprod.store.archive import Kind

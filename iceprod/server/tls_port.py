@@ -20,8 +20,8 @@ import structlog
 from iceprod.config import TlsSettings
 from iceprod.errors import ConfigError, InputError
 from iceprod.server.client_certificate import SHOWN
-from iceprod.server.draining import GeneralPort
 from iceprod.server.peer_chain import ShownChain
+from iceprod.server.processes.draining import GeneralPort
 from iceprod.services.client_chain import ClientIdentity, revoked_numbers
 
 logger = structlog.get_logger(__name__)

@@ -22,12 +22,12 @@ from iceprod.config import load
 from iceprod.model.principal import ANONYMOUS
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.registry import Call, Registry
-from iceprod.server import sockets, supervisor, workplace
-from iceprod.server.draining import Doors
 from iceprod.server.fastlane import FastLane
-from iceprod.server.leaving import Leave
-from iceprod.server.roster import Reached
-from iceprod.server.worker import work
+from iceprod.server.processes import sockets, supervisor, workplace
+from iceprod.server.processes.draining import Doors
+from iceprod.server.processes.leaving import Leave
+from iceprod.server.processes.roster import Reached
+from iceprod.server.processes.worker import work
 
 
 def dispatcher() -> Dispatcher:

@@ -16,8 +16,8 @@ from iceprod.config import Settings, load
 from iceprod.errors import ConfigError
 from iceprod.server import nginx as frontend
 from iceprod.server import static
-from iceprod.server.directory import PORTS_FILE
 from iceprod.server.nginx.rendering import TEMPLATES
+from iceprod.server.processes.directory import PORTS_FILE
 from iceprod.services.filestore import FileTree
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,10 +8,10 @@ import pytest
 
 from iceprod import clock
 from iceprod.config import Settings, load
-from iceprod.server import roster
 from iceprod.server.diagnosis import Finding, Verdict, diagnose
 from iceprod.server.process import Server
-from iceprod.server.roster import Member, Roster
+from iceprod.server.processes import roster
+from iceprod.server.processes.roster import Member, Roster
 from iceprod.services.ca import CertificateUse, SiteCA
 
 

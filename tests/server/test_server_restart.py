@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from iceprod.server import roster
+from iceprod.server.processes import roster
 from iceprod.services.ca import CertificateUse, SiteCA
 from tests.servers import Ran, RunningSite, run, until
 from tests.store.mongo_server import MongoServer

@@ -18,8 +18,8 @@ from iceprod.model.resources import Requirements
 from iceprod.model.user import Token, User
 from iceprod.server import backups, beside, stores
 from iceprod.server.diagnosis import diagnose
-from iceprod.server.directory import data_directory
 from iceprod.server.process import Server
+from iceprod.server.processes.directory import data_directory
 from iceprod.services import duty, news
 from iceprod.store.archive import Kind
 from iceprod.store.base import Message, Store, TaskClass

@@ -21,9 +21,9 @@ import pytest
 
 from iceprod.config import load
 from iceprod.errors import ConfigError
-from iceprod.server import roster
-from iceprod.server.roster import Roster
-from iceprod.server.supervisor import plan_of
+from iceprod.server.processes import roster
+from iceprod.server.processes.roster import Roster
+from iceprod.server.processes.supervisor import plan_of
 from tests.servers import ROOT, until
 
 pytestmark = pytest.mark.slow

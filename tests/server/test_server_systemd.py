@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from iceprod.server import systemd
+from iceprod.server.processes import systemd
 from tests.servers import QUIET_GRID, until
 
 

@@ -15,9 +15,9 @@ from x509_harness import Holder, client_context, holder
 from iceprod.config import Settings
 from iceprod.errors import ConfigError
 from iceprod.model.principal import PrincipalKind
-from iceprod.server import sockets
-from iceprod.server.leaving import Leave
 from iceprod.server.process import Server
+from iceprod.server.processes import sockets
+from iceprod.server.processes.leaving import Leave
 from iceprod.services.ca import CertificateUse, SiteCA
 
 LIST = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "certificate.list"}).encode()

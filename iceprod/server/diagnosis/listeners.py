@@ -10,9 +10,9 @@ import msgspec
 
 from iceprod.config import Settings
 from iceprod.errors import IceProdError
-from iceprod.server import sockets
 from iceprod.server.diagnosis.findings import Finding, failed, good
-from iceprod.server.directory import PORTS_FILE, data_directory
+from iceprod.server.processes import sockets
+from iceprod.server.processes.directory import PORTS_FILE, data_directory
 
 
 def look(settings: Settings, ports: dict[str, int], *, is_running: bool) -> Iterator[Finding]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from iceprod.config import Settings
-from iceprod.server import roster
 from iceprod.server.diagnosis.findings import Finding, failed, good, warning
 from iceprod.server.fastlane_request import FastLaneLimits
+from iceprod.server.processes import roster
 
 _LOW_DISK_BYTES: Final = 10**9
 _SPARE_FILES: Final = 256

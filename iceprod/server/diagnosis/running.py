@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from iceprod.config import Settings
-from iceprod.server import roster
 from iceprod.server.diagnosis.findings import Finding, failed, good, warning
-from iceprod.server.roster import Roster
-from iceprod.server.sockets import url_of
+from iceprod.server.processes import roster
+from iceprod.server.processes.roster import Roster
+from iceprod.server.processes.sockets import url_of
 
 _UNIT: Final = "iceprod.service"
 _SYSTEMCTL_S: Final = 10.0

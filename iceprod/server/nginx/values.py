@@ -17,8 +17,8 @@ import msgspec
 from iceprod.config import Settings
 from iceprod.errors import ConfigError
 from iceprod.server import security, static
-from iceprod.server.directory import PORTS_FILE
 from iceprod.server.handlers.multipart import ENVELOPE_BYTES
+from iceprod.server.processes.directory import PORTS_FILE
 from iceprod.services.filestore import HANDOVER
 
 CONFIG_FILE: Final = "nginx.conf"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado.httpserver import HTTPServer
 
-from iceprod.server.leaving import Leave
+from iceprod.server.processes.leaving import Leave
 
 if TYPE_CHECKING:
     from iceprod.server.app import Application

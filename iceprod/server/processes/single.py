@@ -14,11 +14,11 @@ import structlog
 from iceprod import clock
 from iceprod.config import Settings
 from iceprod.errors import ConfigError
-from iceprod.server import roster, systemd
-from iceprod.server.leaving import Leave, Orders
 from iceprod.server.process import Server, tune_interpreter
-from iceprod.server.roster import Member, Roster
-from iceprod.server.sockets import Sockets
+from iceprod.server.processes import roster, systemd
+from iceprod.server.processes.leaving import Leave, Orders
+from iceprod.server.processes.roster import Member, Roster
+from iceprod.server.processes.sockets import Sockets
 
 logger = structlog.get_logger(__name__)
 

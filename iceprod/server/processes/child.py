@@ -13,10 +13,10 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from iceprod.server.leaving import Leave
-from iceprod.server.roster import Reached
-from iceprod.server.sockets import Sockets
-from iceprod.server.workplace import VARIABLE, Assignment
+from iceprod.server.processes.leaving import Leave
+from iceprod.server.processes.roster import Reached
+from iceprod.server.processes.sockets import Sockets
+from iceprod.server.processes.workplace import VARIABLE, Assignment
 
 logger = structlog.get_logger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 
 from iceprod import clock
-from iceprod.server import child, sockets
-from iceprod.server.child import Child
-from iceprod.server.leaving import Leave
-from iceprod.server.roster import Member, Reached
+from iceprod.server.processes import child, sockets
+from iceprod.server.processes.child import Child
+from iceprod.server.processes.leaving import Leave
+from iceprod.server.processes.roster import Member, Reached
 
 logger = structlog.get_logger(__name__)
 

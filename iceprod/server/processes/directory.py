@@ -21,7 +21,7 @@ ADMIN_FILE: Final = "first-admin.txt"
 PORTS_FILE: Final = "ports.json"
 """In the data directory while a server runs: setting of a port → the port that it got."""
 PROCESSES_FILE: Final = "processes.json"
-"""In the data directory while a server runs: its processes, see `iceprod.server.roster`."""
+"""In the data directory while a server runs: its processes, see `iceprod.server.processes.roster`."""
 LOCK_FILE: Final = "server.lock"
 """In every data directory that a server has used; locked while one does."""
 _LOOK_AGAIN_S: Final = 0.05

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from iceprod._version import __version__
-from iceprod.server.directory import PROCESSES_FILE, write_private
+from iceprod.server.processes.directory import PROCESSES_FILE, write_private
 
 logger = structlog.get_logger(__name__)
 

@@ -18,10 +18,10 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from iceprod.server.leaving import Leave, Orders
-from iceprod.server.roster import Reached
-from iceprod.server.sockets import Sockets, adopt
-from iceprod.server.workplace import ALIVE_S, Assignment
+from iceprod.server.processes.leaving import Leave, Orders
+from iceprod.server.processes.roster import Reached
+from iceprod.server.processes.sockets import Sockets, adopt
+from iceprod.server.processes.workplace import ALIVE_S, Assignment
 
 logger = structlog.get_logger(__name__)
 

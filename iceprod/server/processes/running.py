@@ -14,7 +14,7 @@ import structlog
 
 from iceprod import log
 from iceprod.config import Settings
-from iceprod.server import sockets, workplace
+from iceprod.server.processes import sockets, workplace
 
 logger = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def run(
     given = sockets.passed(os.environ)
     command = (sys.executable, "-m", "iceprod.cli.main", *arguments)
     if settings.server.processes > 1 or settings.nginx.supervised:
-        from iceprod.server import supervisor  # noqa: PLC0415 - it, or the whole server
+        from iceprod.server.processes import supervisor  # noqa: PLC0415 - it, or the whole server
 
         plan = supervisor.plan_of(settings, command, has_successor=bool(given))
         supervisor.run(settings, plan, given=given, ready_file=ready_file, reread=reread)
@@ -68,7 +68,7 @@ def _run_worker(settings: Settings, assignment: workplace.Assignment) -> None:
     import uvloop  # noqa: PLC0415 - as the next
 
     from iceprod.server.process import Server, tune_interpreter  # noqa: PLC0415 - the whole server
-    from iceprod.server.worker import work  # noqa: PLC0415 - as the first
+    from iceprod.server.processes.worker import work  # noqa: PLC0415 - as the first
 
     def make(given: sockets.Sockets) -> Server:
         tune_interpreter()
@@ -91,7 +91,7 @@ def _run_single(
 ) -> None:
     import uvloop  # noqa: PLC0415 - as the next
 
-    from iceprod.server.single import serve  # noqa: PLC0415 - the whole server
+    from iceprod.server.processes.single import serve  # noqa: PLC0415 - the whole server
 
     kept = None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

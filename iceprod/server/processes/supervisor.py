@@ -19,10 +19,10 @@ import structlog
 from iceprod import clock
 from iceprod.config import Settings
 from iceprod.errors import ConfigError, IceProdError, Unavailable
-from iceprod.server import roster, sockets, systemd
-from iceprod.server.directory import PORTS_FILE, data_directory, told
-from iceprod.server.roster import Reached, Roster
-from iceprod.server.workers import Plan, WorkerFailed, Workers
+from iceprod.server.processes import roster, sockets, systemd
+from iceprod.server.processes.directory import PORTS_FILE, data_directory, told
+from iceprod.server.processes.roster import Reached, Roster
+from iceprod.server.processes.workers import Plan, WorkerFailed, Workers
 
 logger = structlog.get_logger(__name__)
 
@@ -245,6 +245,6 @@ def run(
 def _front(settings: Settings) -> Front | None:
     if not settings.nginx.supervised:
         return None
-    from iceprod.server.front import NginxFront  # noqa: PLC0415 - much, for what few need
+    from iceprod.server.processes.front import NginxFront  # noqa: PLC0415 - much, for what few need
 
     return NginxFront(settings)
