@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -58,6 +58,11 @@ class Location:
     def name(self) -> str:
         """The last name of the path; empty for a directory."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def shown(self) -> str:
+        """The address as it may stand in messages and lists: queries hold signatures and keys."""
+        return str(replace(self, query=""))
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"

@@ -86,6 +86,17 @@ class FileCatalogue:
         """
         return await self._batch.put(record)
 
+    async def register_made(self, record: FileRecord) -> None:
+        """Keep a record of what a task has put elsewhere.
+
+        Raises:
+            InputError: the file can't have that name here.
+            ConflictError: another job has made the one of that name.
+        """
+        check_names(record.name.split("/"))
+        await self._check_makers([record])
+        await self.register(record)
+
     async def forget(self, dataset_id: str, *names: str) -> int:
         """Forget files; how many there were."""
         gone = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from iceprod.clock import Clock
-from iceprod.errors import NotFoundError, TooLarge, Unavailable
+from iceprod.errors import AccessDenied, NotFoundError, TooLarge, Unavailable
 from iceprod.model.dataset import Dataset
 from iceprod.model.file import Direction, FileRecord, Flow, Replica
 from iceprod.model.principal import Principal, PrincipalKind
@@ -285,6 +285,17 @@ class FileService:
             LeaseLost: the task is somebody else's by now, or was stopped.
         """
         await check_lease(self._store, principal)
+
+    async def check_open(self, principal: Principal) -> None:
+        """Refuse a user whose account was closed since the caller was identified.
+
+        Raises:
+            AccessDenied: that is so.
+        """
+        if principal.kind in (PrincipalKind.USER, PrincipalKind.ADMIN):
+            user = await self._store.accounts.user(principal.id)
+            if user is not None and user.disabled:
+                raise AccessDenied(f"the account of {principal.id} is closed")
 
     async def _admit(self, principal: Principal, action: str, path: str) -> Place:
         """The place of the path, once it is certain that the caller may do that there."""

@@ -5,10 +5,11 @@ Rights are those that anybody needs to write there in any other way.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from iceprod.errors import NotFoundError
+from iceprod.errors import ConflictError, InputError, NotFoundError
 from iceprod.model.file import FileRecord, Replica
 from iceprod.model.location import Location, parse_location
 from iceprod.model.principal import Principal, PrincipalKind
@@ -61,12 +62,13 @@ class Targets:
         """Whose the file is going to be, once it is certain that the caller may put it there.
 
         Raises:
-            NotFoundError, AccessDenied: the caller may not.
+            NotFoundError, AccessDenied: the caller may not, or not any more.
             LeaseLost: the task's lease has ended.
             InputError: there can be no such place.
             TooLarge, Unavailable: it is over the limit, or there is no room.
         """
         self._files.check_size(size or 0)
+        await self._files.check_open(principal)
         if not target:
             await self._files.check_lease(principal)
             return await self.holder(principal)
@@ -111,6 +113,7 @@ class Targets:
         Raises:
             IceProdError: as of `FileService.adopt`.
         """
+        await self._files.check_open(about.principal)
         digest = bytes.fromhex(about.sha256)
         await self._files.adopt(about.principal, about.target, source, digest=digest)
 
@@ -128,14 +131,18 @@ class Targets:
         Raises:
             IceProdError: as of `Origins.find`.
         """
+        await self._files.check_open(about.principal)
         location = parse_location(about.target)
         return location, await self._origins.find(location, about.principal, writing=True)
 
     async def register(self, about: About, *, size: int, now: float) -> None:
-        """Let the catalogue know of a file that an origin has got, by the path of its address."""
+        """Let the catalogue know of a task's file that an origin has got, by the path of its address.
+
+        What is of no dataset would be everybody's to see there.
+        """
         location = parse_location(about.target)
         name = location.path.strip("/")
-        if not name or name.split("/")[0] in AREAS:
+        if not about.holder.dataset_id or name.split("/")[0] in AREAS:
             return
         job_index = task_index = None
         if about.kind is PrincipalKind.TASK:
@@ -150,6 +157,7 @@ class Targets:
             created_at=now,
             job_index=job_index,
             task_index=task_index,
-            replicas=(Replica(str(location), "", now),),
+            replicas=(Replica(location.shown, "", now),),
         )
-        await self._known.register(record)
+        with suppress(InputError, ConflictError):  # a name that it can't have, or that is another job's
+            await self._known.register_made(record)
