@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from argon2 import PasswordHasher
@@ -18,13 +18,7 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
-from iceprod.server.file_plane import (
-    make_file_plane,
-    make_quotas,
-    make_temp_areas,
-    make_vault,
-    relayed_places,
-)
+from iceprod.server.file_plane import make_file_plane, relayed_places
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
@@ -33,10 +27,6 @@ from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.datasets import DatasetService
 from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Event, EventKind, Events
-from iceprod.services.file_catalogue import FileCatalogue
-from iceprod.services.files import FileService
-from iceprod.services.filestore import FileTree
-from iceprod.services.flow_history import FlowHistory
 from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
 from iceprod.services.hearing import Hearing
@@ -354,30 +344,9 @@ def make_services(
         reports=reports,
         grids=controller,
     )
-    tree = FileTree(settings.files_path, keep_free_bytes=settings.files.keep_free_bytes)
-    known = FileCatalogue(store, catalogue, clock=clock)
-    quotas = make_quotas(store, settings, clock=clock, catalogue=catalogue)
-    files = FileService(
-        store,
-        tree,
-        clock=clock,
-        catalogue=catalogue,
-        known=known,
-        quotas=quotas,
-        max_bytes=settings.files.max_bytes,
-    )
-    vault = make_vault(store, settings, clock=clock)
-    plane = make_file_plane(
-        store,
-        settings,
-        clock=clock,
-        catalogue=catalogue,
-        files=files,
-        known=known,
-        quotas=quotas,
-        vault=vault,
-    )
+    plane = make_file_plane(store, settings, clock=clock, monotonic=monotonic, catalogue=catalogue)
     services = Services(
+        **{each.name: getattr(plane, each.name) for each in fields(plane)},
         accounts=accounts,
         certificates=Certificates(store, accounts, clock=clock),
         catalogue=catalogue,
@@ -398,17 +367,6 @@ def make_services(
         waiters=base.matching.waiters,
         why=_make_why(base, datasets=datasets, tasks=tasks),
         reports=reports,
-        files=files,
-        file_catalogue=known,
-        quotas=quotas,
-        vault=vault,
-        temp_areas=make_temp_areas(store, settings, files=files, known=known, clock=clock),
-        transfers=plane.transfers,
-        origins=plane.origins,
-        proxying=plane.proxying,
-        uploads=plane.uploads,
-        places=plane.places,
-        flow_history=FlowHistory(lambda: plane.transfers.accounting.bytes_moved, clock=monotonic),
         events=base.events,
         slots=base.slots,
         grids=controller,

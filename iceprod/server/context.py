@@ -58,7 +58,24 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class FilePlane:
+    """What keeps files and moves them: between clients, this site and origins."""
+
+    files: FileService
+    file_catalogue: FileCatalogue
+    quotas: Quotas
+    vault: CredentialVault
+    temp_areas: TempAreas
+    transfers: Transfers
+    origins: Origins
+    proxying: Proxying
+    uploads: Uploads
+    places: Places
+    flow_history: FlowHistory
+
+
+@dataclass(frozen=True, slots=True)
+class Services(FilePlane):
     """The use cases; ``call.services`` of RPC methods, ``self.services`` of handlers."""
 
     accounts: Accounts
@@ -74,17 +91,6 @@ class Services:
     waiters: Waiters
     why: Why
     reports: Reports
-    files: FileService
-    file_catalogue: FileCatalogue
-    quotas: Quotas
-    vault: CredentialVault
-    temp_areas: TempAreas
-    transfers: Transfers
-    origins: Origins
-    proxying: Proxying
-    uploads: Uploads
-    places: Places
-    flow_history: FlowHistory
     events: Events
     slots: Slots
     grids: GridController

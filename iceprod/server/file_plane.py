@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from iceprod.clock import Clock
 from iceprod.config import Settings
 from iceprod.config.files import FileSettings, OriginSettings
@@ -16,6 +13,7 @@ from iceprod.movers.gridftp.mover import GridFtpMover
 from iceprod.movers.http import HttpMover
 from iceprod.movers.local import LocalMover
 from iceprod.movers.sftp import SftpMover
+from iceprod.server.context import FilePlane
 from iceprod.server.token_endpoint import HttpTokenEndpoint
 from iceprod.services.accounting import Accounting
 from iceprod.services.cache import Cache, CacheLimits
@@ -23,7 +21,9 @@ from iceprod.services.catalogue import Catalogue
 from iceprod.services.credentials import CredentialVault
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
-from iceprod.services.origins import NoVault, OriginRule, Origins, Vault
+from iceprod.services.filestore import FileTree
+from iceprod.services.flow_history import FlowHistory
+from iceprod.services.origins import OriginRule, Origins
 from iceprod.services.places import Places
 from iceprod.services.proxying import Proxying
 from iceprod.services.quotas import Quotas
@@ -31,22 +31,10 @@ from iceprod.services.task_reach import TaskReach
 from iceprod.services.temp_areas import TempAreas, TempLimits
 from iceprod.services.token_grants import TokenEndpoint, VaultOrigin
 from iceprod.services.transfers import TransferLimits, Transfers
-from iceprod.services.uploads.desk import Uploads, make_uploads
-from iceprod.services.uploads.targets import NoQuotas, QuotaCheck
+from iceprod.services.uploads.desk import make_uploads
 from iceprod.services.uploads.values import UploadLimits
 from iceprod.services.vault_keys import KeyRing
 from iceprod.store.base import Store
-
-
-@dataclass(frozen=True, slots=True)
-class FilePlane:
-    """What moves files: between clients, this site and origins."""
-
-    transfers: Transfers
-    origins: Origins
-    proxying: Proxying
-    uploads: Uploads
-    places: Places
 
 
 def make_movers() -> dict[str, Mover]:
@@ -56,26 +44,29 @@ def make_movers() -> dict[str, Mover]:
 
 
 def make_file_plane(
-    store: Store,
-    settings: Settings,
-    *,
-    clock: Clock,
-    catalogue: Catalogue,
-    files: FileService,
-    known: FileCatalogue,
-    movers: Mapping[str, Mover] | None = None,
-    vault: Vault | None = None,
-    quotas: QuotaCheck | None = None,
+    store: Store, settings: Settings, *, clock: Clock, monotonic: Clock, catalogue: Catalogue
 ) -> FilePlane:
     """All of it over an open store; nothing runs yet."""
+    known = FileCatalogue(store, catalogue, clock=clock)
+    quotas = make_quotas(store, settings, clock=clock, catalogue=catalogue)
+    files = FileService(
+        store,
+        FileTree(settings.files_path, keep_free_bytes=settings.files.keep_free_bytes),
+        clock=clock,
+        catalogue=catalogue,
+        known=known,
+        quotas=quotas,
+        max_bytes=settings.files.max_bytes,
+    )
+    vault = make_vault(store, settings, clock=clock)
     transfers = make_transfers(store, settings, clock=clock)
     origins = Origins(
         [
             origin_rule(name, each, parts=settings.server.processes)
             for name, each in settings.files.origins.items()
         ],
-        make_movers() if movers is None else movers,
-        vault or NoVault(),
+        make_movers(),
+        vault,
         reach=TaskReach(store, catalogue),
     )
     uploads = make_uploads(
@@ -84,23 +75,33 @@ def make_file_plane(
         origins=origins,
         catalogue=catalogue,
         known=known,
-        quotas=quotas or NoQuotas(),
+        quotas=quotas,
         transfers=transfers,
         clock=clock,
-        limits=UploadLimits(
-            expire_s=settings.files.uploads.expire_s,
-            max_bytes=settings.files.max_bytes,
-            most_open=settings.files.uploads.max_open,
-            keep_free_bytes=settings.files.keep_free_bytes,
-        ),
+        limits=_upload_limits(settings),
     )
     cache = Cache(_cache_limits(settings), origins, transfers, clock=clock)
     return FilePlane(
+        files=files,
+        file_catalogue=known,
+        quotas=quotas,
+        vault=vault,
+        temp_areas=make_temp_areas(store, settings, files=files, known=known, clock=clock),
         transfers=transfers,
         origins=origins,
         proxying=Proxying(origins, cache, transfers),
         uploads=uploads,
         places=Places(origins, transfers),
+        flow_history=FlowHistory(lambda: transfers.accounting.bytes_moved, clock=monotonic),
+    )
+
+
+def _upload_limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(
+        expire_s=settings.files.uploads.expire_s,
+        max_bytes=settings.files.max_bytes,
+        most_open=settings.files.uploads.max_open,
+        keep_free_bytes=settings.files.keep_free_bytes,
     )
 
 
