@@ -148,14 +148,23 @@ class GlobusMover(Mover):
 
     async def _by_https(self, location: Location, access: Access) -> tuple[Location, Access]:
         """Where the file is by https, and how it is reached there."""
-        base = access.options.get("https_url") or await self._ask(
-            location, access, partial(_server, location)
-        )
-        if not base:
-            raise InputError("that collection gives no files out by https")
-        there = parse_location(base)
+        base = access.options.get("https_url")
+        there = parse_location(base) if base else await self._told_server(location, access)
         there = replace(there, path=there.path.rstrip("/") + location.path)
         return there, replace(access, credential=Credential("token", _token(access, "https").encode()))
+
+    async def _told_server(self, location: Location, access: Access) -> Location:
+        """The https server that the collection has by its own account: a token is shown there."""
+        told = await self._ask(location, access, partial(_server, location))
+        if not told:
+            raise InputError("that collection gives no files out by https")
+        try:
+            there = parse_location(told)
+        except InputError:
+            there = None
+        if there is None or there.scheme != "https":
+            raise AccessDenied("the collection's server is none of https")
+        return there
 
     async def _ask(
         self, location: Location, access: Access, call: Callable[[globus_sdk.TransferClient], _T]
@@ -183,6 +192,8 @@ def _client(base_url: str, token: str, access: Access) -> Iterator[globus_sdk.Tr
     transport = RequestsTransport(verify_ssl=access.ca_path or True, http_timeout=access.stall_timeout_s)
     # Proxies and passwords of this process's surroundings are none of the origin's.
     transport.session.trust_env = False
+    # Where it would be sent on to was not checked, and is none of its business.
+    transport.session.max_redirects = 0
     try:
         yield globus_sdk.TransferClient(
             authorizer=globus_sdk.AccessTokenAuthorizer(token),
