@@ -147,7 +147,11 @@ def _clean_path(raw: str) -> str:
         raise InputError("a percent sign is followed by two hexadecimal digits")
     path = unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
     # An encoded slash or dot segment would mean another file to whoever decodes first.
-    if raw.lower().count("%2f") or any(name in (".", "..") for name in path.split("/")):
+    if raw.lower().count("%2f") or any(
+        # What follows a semicolon is dropped by servlet containers, dCache's among them.
+        name.partition(";")[0] in (".", "..")
+        for name in path.split("/")
+    ):
         raise InputError("a path has no '.', no '..' and no encoded slash")
     if any(ord(character) < 32 or ord(character) == 127 or character == "\\" for character in path):
         raise InputError("a path has no control characters and no backslash")

@@ -28,7 +28,15 @@ _IPV4_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
 # Services that hand out a machine's credentials.  No file lies there, not even for private origins.
 _METADATA: Final = frozenset(
     ipaddress.ip_address(each)
-    for each in ("169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254")
+    for each in (
+        "169.254.169.254",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+    )
 )
 
 
