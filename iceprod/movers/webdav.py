@@ -35,6 +35,9 @@ _FIELDS: Final = {
 _MOST_TEXT: Final = 16 * 1024
 _BASE_BYTES: Final = 1024 * 1024
 _BYTES_PER_ENTRY: Final = 4096
+_SPARE: Final = 64
+_DEEPEST: Final = 64
+_LONGEST_TAG: Final = 64 * 1024
 
 
 def propfind(folder: Location) -> Request:
@@ -75,6 +78,9 @@ async def index(response: Response, folder: Location, *, limit: int) -> AsyncIte
     if not response.headers.get("content-type").lower().startswith("application/json"):
         raise InputError(f"{folder.host} has no listings")
     raw = b"".join([piece async for piece in _pieces(response, limit)])
+    # In memory a list or an object of two bytes takes fifty.
+    if raw.count(b"{") + raw.count(b"[") > _SPARE + 8 * limit or raw.count(b",") > _SPARE + 16 * limit:
+        raise TooLarge(f"the directory has more than {limit} names")
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
@@ -113,6 +119,7 @@ class _Reader:
     def __init__(self, folder: Location) -> None:
         self._folder = folder
         self._found: list[Entry] = []
+        self._depth = self._fed = 0
         self._text: list[str] | None = None
         self._text_size = 0
         self._values: dict[str, str] = {}
@@ -128,6 +135,9 @@ class _Reader:
             self._parser.Parse(data, is_last)
         except expat.ExpatError:
             raise Broken("the listing is malformed") from None
+        self._fed += len(data)
+        if not is_last and self._fed - self._parser.CurrentByteIndex > _LONGEST_TAG + len(data):
+            raise Broken("a tag of the listing is too long")
         found, self._found = self._found, []
         yield from found
 
@@ -135,6 +145,9 @@ class _Reader:
         raise Broken("the listing defines entities")
 
     def _begin(self, name: str, _: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise Broken("the listing is too deep")
         if name == _RESPONSE:
             self._values = {}
         elif name == _FOLDER:
@@ -150,6 +163,7 @@ class _Reader:
                 raise Broken("a value of the listing is too long")
 
     def _end(self, name: str) -> None:
+        self._depth -= 1
         if self._text is not None and (name == _HREF or name in _FIELDS):
             self._values.setdefault(name, "".join(self._text).strip())
             self._text = None

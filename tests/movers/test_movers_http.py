@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import hashlib
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -503,6 +504,34 @@ async def test_endless_listings_are_cut_off(mover: HttpMover) -> None:
     async with raw_server(filler) as server:
         with pytest.raises(TooLarge):
             await listed(mover, server, limit=10)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"[" + b"{}," * 300_000 + b"{}]", "application/json", "200 OK"),
+        (b"[" + b"[]," * 300_000 + b"[]]", "application/json", "200 OK"),
+        (b"<a>" * 300_000, "application/xml", "207 Multi-Status"),
+        (b"<a " + b" ".join(b'a%d=""' % n for n in range(150_000)), "application/xml", "207 Multi-Status"),
+    ],
+    ids=["objects", "arrays", "depth", "attributes"],
+)
+async def test_listings_grow_no_larger_in_memory(
+    mover: HttpMover, body: bytes, kind: str, status: str
+) -> None:
+    def said(head: bytes) -> bytes:
+        is_asked = status.startswith("200") and head.startswith(b"PROPFIND")
+        return answer(b"", status="405 No") if is_asked else whole
+
+    whole = answer(body, f"Content-Type: {kind}", status=status)
+    async with raw_server(said) as server:
+        tracemalloc.start()
+        try:
+            with pytest.raises((TooLarge, TransferFailed)):
+                await listed(mover, server, limit=500)
+            assert tracemalloc.get_traced_memory()[1] < 12_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_a_server_without_listings_is_told(mover: HttpMover) -> None:
