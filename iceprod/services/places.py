@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,7 +95,7 @@ class Places:
         if facts.size_bytes is None:
             raise ConflictError("the origin does not tell the size of this file")
         flow = end.origin.flow(Direction.OUT, "proxy")
-        label = f"{begin.location} to {end.location}"
+        label = f"{begin.location.shown} to {end.location.shown}"
         transfer = self._transfers.begin(flow, label=label, size_bytes=facts.size_bytes)
         task = asyncio.create_task(self._copied(begin, end, transfer, facts), name="copy a file")
         self._copying.add(task)
@@ -137,18 +138,16 @@ class Places:
         return True
 
     async def _copied_through(self, source: _End, target: _End, transfer: Transfer, facts: Facts) -> None:
-        origin, size = source.origin, facts.size_bytes or 0
-        async with (
-            self._origins.turn(origin),
-            origin.mover.fetch(source.location, origin.access) as incoming,
-        ):
-            body = Outgoing(size, _pieces(incoming, transfer), checksums=facts.checksums)
-            # A second turn at the same origin might wait for the first, for ever.
-            if target.origin.name == origin.name:
-                await target.origin.mover.put(target.location, target.origin.access, body)
-                return
-            async with self._origins.turn(target.origin):
-                await target.origin.mover.put(target.location, target.origin.access, body)
+        both = {end.origin.name: end.origin for end in (source, target)}
+        async with AsyncExitStack() as stack:
+            # One turn at each, and everybody in the same order: else two copies could wait for each
+            # other's, for ever.
+            for name in sorted(both):
+                await stack.enter_async_context(self._origins.turn(both[name]))
+            fetching = source.origin.mover.fetch(source.location, source.origin.access)
+            incoming = await stack.enter_async_context(fetching)
+            body = Outgoing(facts.size_bytes or 0, _pieces(incoming, transfer), checksums=facts.checksums)
+            await target.origin.mover.put(target.location, target.origin.access, body)
 
 
 async def _pieces(incoming: Incoming, transfer: Transfer) -> AsyncIterator[bytes]:
