@@ -16,7 +16,7 @@ from tornado.web import OutputTransform, RequestHandler
 
 from iceprod.server import client_certificate, security, static
 from iceprod.server.context import ProcessContext
-from iceprod.server.handlers.base import session_principal
+from iceprod.server.handlers.base import logged_path, session_principal
 from iceprod.server.handlers.pages.base import MissingPage
 from iceprod.server.routes import url_specs
 from iceprod.server.ui import UI_MODULES
@@ -60,7 +60,7 @@ class Application(TornadoApplication):
             logger.info(
                 "request",
                 method=request.method,
-                path=_logged(request.path),
+                path=logged_path(request.path),
                 status=handler.get_status(),
                 ms=round(seconds * 1000, 1),
                 remote=request.remote_ip,
@@ -75,12 +75,6 @@ class Application(TornadoApplication):
                     await self._changed.wait()
         except TimeoutError:
             logger.warning("requests cut off", count=len(self._under_way))
-
-
-def _logged(path: str) -> str:
-    """A path without the secret that it may hold."""
-    head, sign, _secret = path.partition("/iup_")
-    return (f"{head}/…" if sign else path)[:300]
 
 
 class _Goodbye(OutputTransform):

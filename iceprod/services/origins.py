@@ -158,7 +158,7 @@ class Origins:
             return None
         reach = await self._reach.of(principal)
         if location not in (reach.outputs if writing else reach.inputs):
-            raise NotFoundError("file of this task", location)
+            raise NotFoundError("file of this task", location.shown)
         return reach
 
     async def _found(

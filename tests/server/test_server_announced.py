@@ -217,6 +217,19 @@ async def test_the_secret_is_in_no_log_and_not_on_the_disk(web, browser, caplog)
     assert secret.encode() not in written
 
 
+async def test_a_fault_of_ours_puts_no_secret_into_the_log(web, browser, caplog, monkeypatch):
+    _, told = await announce(web, browser)
+
+    async def broken(*_, **__):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(type(web.site.services.uploads.one_time), "send", broken)
+    assert (await send(web, told["upload"]))[0] == 500
+    logged = "".join(str(vars(record)) for record in caplog.records)
+    assert "request failed" in logged
+    assert told["upload"].rpartition("/")[2] not in logged
+
+
 async def test_a_file_goes_on_to_an_origin(web_with, tmp_path):
     place = tmp_path / "origin"
     place.mkdir()

@@ -155,6 +155,10 @@ async def test_a_task_reaches_what_its_configuration_names(site, origins):
     await origins.find(parse_location("http://origin.example/data/tool.tgz"), caller)
     with pytest.raises(NotFoundError):
         await origins.find(other, caller)
+    signed = parse_location(f"{own}?signature=secret")
+    with pytest.raises(NotFoundError) as raised:  # which is logged
+        await origins.find(signed, caller)
+    assert "secret" not in str(raised.value)
     with pytest.raises(NotFoundError):
         await origins.find(own, caller, writing=True)
     with pytest.raises(NotFoundError):

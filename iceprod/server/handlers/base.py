@@ -54,6 +54,12 @@ def request_id_of(handler: RequestHandler) -> str:
     return known
 
 
+def logged_path(path: str) -> str:
+    """A path as it may stand in a log: without the secret that it may hold."""
+    head, sign, _secret = path.partition("/iup_")
+    return (f"{head}/…" if sign else path)[:300]
+
+
 class BaseHandler(RequestHandler):
     """Identifies the caller and checks the route's action before anything else happens.
 
@@ -172,4 +178,5 @@ class BaseHandler(RequestHandler):
             code = value.code if isinstance(value, IceProdError) else value.status_code
             logger.info("request refused", code=code, reason=str(value))
         else:
-            logger.error("request failed", path=self.request.path, exc_info=(typ, value, tb))
+            path = logged_path(self.request.path)
+            logger.error("request failed", path=path, exc_info=(typ, value, tb))

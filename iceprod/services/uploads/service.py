@@ -273,7 +273,8 @@ class UploadService:
             group=holder.group,
             dataset_id=holder.dataset_id,
         )
-        return self._transfers.begin(flow, label=held.about.target or "a part", size_bytes=size)
+        shown = held.about.target.partition("?")[0]  # what follows may sign it
+        return self._transfers.begin(flow, label=shown or "a part", size_bytes=size)
 
     async def finish(self, writing: Writing) -> UploadView:
         """Let what came count; an upload that is whole by that is checked and put in its place.
