@@ -22,6 +22,8 @@ from iceprod.services.materialise import dataset_number
 from iceprod.store.base import Store
 
 _KEPT: Final = 2000
+_KEPT_ADDRESSES: Final = 200_000
+"""Most addresses that are remembered, of all tasks together: each takes some 400 bytes."""
 _BASES: Final = {"permanent": "data_url", "resource": "resource_url"}
 
 
@@ -45,6 +47,7 @@ class TaskReach:
         self._known: OrderedDict[tuple[str, int], tuple[frozenset[Location], frozenset[Location]]] = (
             OrderedDict()
         )
+        self._addresses = 0
 
     def close(self) -> None:
         """Let the thread end."""
@@ -75,11 +78,18 @@ class TaskReach:
             config = await self._catalogue.config(dataset.dataset_id, version)
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._executor, _addresses, config, task, dataset)
-            self._known[key] = found
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+            self._keep(key, found)
+            return found
         self._known.move_to_end(key)
         return self._known[key]
+
+    def _keep(self, key: tuple[str, int], found: tuple[frozenset[Location], frozenset[Location]]) -> None:
+        if key not in self._known:  # else somebody who asked at the same time was quicker
+            self._known[key] = found
+            self._addresses += sum(map(len, found))
+        while len(self._known) > _KEPT or self._addresses > _KEPT_ADDRESSES:
+            _, forgotten = self._known.popitem(last=False)
+            self._addresses -= sum(map(len, forgotten))
 
 
 def _addresses(

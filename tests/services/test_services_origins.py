@@ -170,6 +170,22 @@ async def test_a_task_reaches_what_its_configuration_names(site, origins):
         await origins.find(own, Principal(PrincipalKind.TASK, held.task_id, lease_id="old"))
 
 
+async def test_tasks_of_many_addresses_take_no_more_memory(site, monkeypatch):
+    monkeypatch.setattr("iceprod.services.task_reach._KEPT_ADDRESSES", 250)
+    entry = {"local": "x", "movement": "input"}
+    named = {**task("only"), "data": [entry | {"remote": f"{AT_WIDE}/{n}"} for n in range(100)]}
+    await site.submit(named, njobs=5)
+    pilot = await site.pilot()
+    reach = TaskReach(site.store, site.services.catalogue)
+    for _ in range(5):
+        held = await site.one(pilot)
+        caller = Principal(PrincipalKind.TASK, held.task_id, lease_id=held.lease_id)
+        found = await asyncio.gather(*(reach.of(caller) for _ in range(3)))
+        assert [len(each.inputs) for each in found] == [100] * 3
+    assert sum(len(known[0]) for known in reach._known.values()) == 200 == reach._addresses
+    reach.close()
+
+
 async def test_an_origin_that_no_program_speaks_to_is_refused(site):
     origins = Origins((WIDE,), {}, NoVault(), reach=TaskReach(site.store, site.services.catalogue))
 
