@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -31,6 +32,8 @@ _PIECE: Final = 256 * 1024
 _INTERNAL: Final = "/_files/"
 """The location of stored files in nginx's configuration, which nobody else can ask for."""
 _UPLOAD_S: Final = 24 * 3600.0
+STALL_S: Final = 300.0
+"""How long a client may take nothing at all."""
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _DIGEST: Final = re.compile(r"sha-256=([A-Za-z0-9+/=]{43,44})", re.I)
 
@@ -323,9 +326,13 @@ class FileHandler(FileAccess):
                     return
                 offset += len(data)
                 self.write(data)
-                await self.flush()
+                async with asyncio.timeout(STALL_S):
+                    await self.flush()
                 await cast(Transfer, self._transfer).moved(len(data))
         except StreamClosedError:
+            return
+        except TimeoutError:
+            cast(HTTP1Connection, self.request.connection).close()
             return
         cast(Transfer, self._transfer).end()
 
