@@ -54,5 +54,6 @@ def test_a_body_that_nobody_wants_is_not_waited_for(front, method, path):
         connection.settimeout(20)
         answer = connection.recv(65536)
 
-        assert b" 40" in answer.split(b"\r\n")[0]
+        # The server may have closed the connection before nginx has read what it said.
+        assert answer.split(b" ")[1] in (b"400", b"401", b"405", b"413", b"502")
         assert not [path for path in temp.rglob("*") if path.is_file()]
