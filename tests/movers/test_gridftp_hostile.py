@@ -19,7 +19,9 @@ from iceprod.errors import (
 )
 from iceprod.model.location import Location
 from iceprod.movers.base import WHOLE, Access, Credential, Outgoing, Span
+from iceprod.movers.gridftp.mode_e import BlockError
 from iceprod.movers.gridftp.mover import GridFtpMover
+from iceprod.movers.gridftp.parallel import Window
 from tests.movers.fake_ftp import FakeFtp, fake_ftp
 from tests.movers.gridftp_server import Authority
 from tests.movers.place import reaching
@@ -269,6 +271,29 @@ async def test_an_endless_listing_ends_at_its_limit(mover: GridFtpMover) -> None
     async with fake_ftp(data=endless) as fake:
         with pytest.raises(TooLarge):
             assert [each async for each in mover.list(hits(fake), access(), limit=5000)]
+
+
+@pytest.mark.parametrize("line", [b"Type=cdir; .\r\n", b"\r\n"], ids=["itself", "empty"])
+async def test_an_endless_listing_of_nothing_ends(mover: GridFtpMover, line: bytes) -> None:
+    async def endless(fake: FakeFtp, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        while True:
+            writer.write(line * 5000)
+            await writer.drain()
+
+    async with fake_ftp(data=endless) as fake, asyncio.timeout(20):
+        with pytest.raises(TransferFailed):
+            assert [each async for each in mover.list(hits(fake), access(), limit=5)]
+
+
+def test_blocks_of_a_byte_take_no_more_memory_than_others() -> None:
+    window = Window(1 << 30)
+
+    def fill() -> None:
+        for offset in range(1, 1 << 20):
+            window.put(offset, b"x")
+
+    with pytest.raises(BlockError):
+        fill()
 
 
 def block(offset: int, data: bytes, flags: int = 0) -> bytes:

@@ -24,6 +24,8 @@ WINDOW_BYTES: Final = 32 << 20
 """How far ahead of what is wanted next a block may be to be read."""
 _PART_BYTES: Final = 256 * 1024
 _MAX_CONNECTIONS: Final = 256
+_MAX_PARTS: Final = 100_000
+"""Most parts that are held: of a byte each they would take a hundred times as much memory."""
 
 
 class Window:
@@ -48,7 +50,7 @@ class Window:
         """Refuse what can be no part of what is still to come.
 
         Raises:
-            BlockError: it is outside of what was asked for, or came before.
+            BlockError: it is outside of what was asked for, came before, or too many are held.
         """
         if count and (offset < self.next or offset + count > self._end):
             raise mode_e.BlockError("a block outside of what was asked for")
@@ -57,12 +59,14 @@ class Window:
         """Keep a part.
 
         Raises:
-            BlockError: it is outside of what was asked for, or came before.
+            BlockError: it is outside of what was asked for, came before, or too many are held.
         """
         end = offset + len(part)
         self.check(offset, len(part))
         if self._held.add(offset, end) != len(part):
             raise mode_e.BlockError("blocks that overlap")
+        if len(self._parts) >= _MAX_PARTS:
+            raise mode_e.BlockError("blocks that are too small")
         self._parts[offset] = part
 
     def take(self) -> bytes:
