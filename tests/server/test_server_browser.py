@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from urllib.parse import quote
+
 import pytest
 from chromium import PROGRAM, chromium
+from http_origin import open_origin
 from site_harness import ALICE, task
 from web_harness import PASSWORD
 
@@ -17,8 +21,8 @@ pytestmark = [
 SHARE = "document.querySelector('[data-live=\"tasks.share\"]')"
 
 
-async def sign_in(tab, web, name="alice"):
-    await web.account(name)
+async def sign_in(tab, web, name="alice", **account):
+    await web.account(name, **account)
     await tab.open(f"{web.url}/sign-in")
     await tab.run(
         f"document.getElementById('name').value = '{name}';"
@@ -95,6 +99,59 @@ async def test_an_error_leads_to_its_place(web, tmp_path):
         assert [text for text in tab.complaints if "422" not in text] == []
 
 
+HELPERS = """
+async function digest(data) {
+  const sum = await crypto.subtle.digest('SHA-256', data);
+  return [...new Uint8Array(sum)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+async function download(address, headers = {}) {
+  const answer = await fetch(address, { headers });
+  return [answer.status, await digest(await answer.arrayBuffer())];
+}
+async function upload(path, data) {
+  const xsrf = document.querySelector('meta[name=xsrf]').content;
+  const shared = { 'Tus-Resumable': '1.0.0', 'X-Xsrftoken': xsrf };
+  const target = btoa(path);
+  const begun = await fetch('/tus', { method: 'POST', headers: {
+    ...shared, 'Upload-Length': String(data.length), 'Upload-Metadata': `path ${target}` } });
+  const place = begun.headers.get('Location');
+  let offset = 0;
+  while (offset < data.length) {
+    const sent = await fetch(place, { method: 'PATCH', body: data.slice(offset, offset + 400000), headers: {
+      ...shared, 'Upload-Offset': String(offset), 'Content-Type': 'application/offset+octet-stream' } });
+    if (sent.status !== 204) return sent.status;
+    offset = Number(sent.headers.get('Upload-Offset'));
+  }
+  return begun.status;
+}
+"""
+
+
+async def test_files_are_fetched_and_sent_from_a_browser(web_with, tmp_path):
+    data = bytes(range(256)) * 4000
+    async with open_origin() as origin:
+        origin.files["/d/hits.npz"] = data
+        web = await web_with(files={"origins": {"far": {"url": f"{origin.url}/d", "private": True}}})
+        async with chromium(tmp_path) as tab:
+            await sign_in(tab, web, "chief", roles=("admin",))
+            place = quote(f"{origin.url}/d/hits.npz", safe="")
+            await tab.run(f"{HELPERS}; Object.assign(window, {{ download, upload }}); 0")
+
+            whole = await tab.run(f"download('/proxy?url={place}')")
+            part = await tab.run(f"download('/proxy?url={place}', {{ Range: 'bytes=100-199' }})")
+            sent = await tab.run(
+                "upload('site_temp/from-a-browser', new Uint8Array(1024000).map((_, i) => i % 256))"
+            )
+            back = await tab.run("download('/files/site_temp/from-a-browser')")
+
+        digest = hashlib.sha256(data).hexdigest()
+        assert whole == [200, digest]
+        assert part == [206, hashlib.sha256(data[100:200]).hexdigest()]
+        assert sent == 201
+        assert back == [200, digest]
+        assert tab.complaints == []
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 async def test_no_page_scrolls_sideways(web, tmp_path, width):
     dataset = await web.site.submit(task("generate"), task("a-task-with-a-very-long-name" * 3), njobs=3)
@@ -106,6 +163,9 @@ async def test_no_page_scrolls_sideways(web, tmp_path, width):
         f"/jobs/{dataset.dataset_id}-0",
         f"/tasks/{dataset.dataset_id}-0-0",
         "/datasets/new",
+        "/files",
+        f"/datasets/{dataset.dataset_id}/files",
+        "/transfers",
         "/pilots",
         "/health",
         "/account",
