@@ -42,6 +42,7 @@ _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)"
 _NO_RANGE: Final = re.compile(r"bytes \*/([0-9]{1,18})")
 _DIGEST: Final = re.compile(r"\s*([A-Za-z0-9-]+)=([^,\s]+)\s*")
 _PACKED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".Z", ".br", ".lzma")
+_YEAR_10000: Final = 253402300800.0
 _SIZES: Final = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 
 
@@ -112,9 +113,10 @@ def check_coding(headers: Headers, location: Location) -> None:
 def http_time(text: str) -> float | None:
     """Seconds since the epoch; None where ``text`` is no time."""
     try:
-        return parsedate_to_datetime(text).timestamp()
+        instant = parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return None
+    return instant if 0 <= instant < _YEAR_10000 else None  # others can't be written as a date again
 
 
 def refusal(status: int, location: Location) -> IceProdError:

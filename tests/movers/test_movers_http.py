@@ -450,6 +450,12 @@ RESPONSE = """<D:response><D:href>{href}</D:href><D:propstat><D:prop><D:resource
 <D:getcontentlength>12</D:getcontentlength></D:prop></D:propstat></D:response>"""
 
 
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -2359", "Thu, 01 Jan 1960 00:00:00 GMT", "x"])
+async def test_a_date_that_is_none_is_left_out(mover: HttpMover, date: str) -> None:
+    async with raw_server(answer(b"12", f"Last-Modified: {date}")) as server:
+        assert (await mover.stat(server.location, reaching())).modified_at is None
+
+
 def listing(*hrefs: str, doctype: str = "") -> bytes:
     text = MULTISTATUS.format(
         doctype=doctype, responses="".join(RESPONSE.format(href=href) for href in hrefs)
