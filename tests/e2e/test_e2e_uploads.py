@@ -111,7 +111,7 @@ def test_tuspy_survives_kills_in_the_middle_of_its_requests(site: RunningSite, f
 
 
 def test_what_came_before_the_server_was_stopped_counts(tmp_path: Path):
-    settings = {"ICEPROD_SERVER__DRAIN_S": "0.2"}
+    settings = {"ICEPROD_SERVER__DRAIN_S": "1"}
     with RunningSite(tmp_path / "site", settings=settings) as site:
         bearer = {**TUS, "Authorization": f"Bearer {site.token}"}
         place = f"path {b64encode(b'site_temp/x').decode()}"

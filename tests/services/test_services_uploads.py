@@ -105,6 +105,21 @@ async def test_what_came_before_a_broken_connection_counts(bench):
     assert await bench.stored() == TEXT
 
 
+async def test_what_came_counts_although_keeping_it_was_cancelled_in_the_middle(bench):
+    begun = await bench.announce(TEXT)
+    service = bench.uploads.service
+    writing = await service.begin(ADMIN, begun.upload_id, offset=0, size=len(TEXT))
+    await writing.write(TEXT[:5000])
+    leaving = asyncio.create_task(service.break_off(writing, "gone"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await service.end()
+
+    assert (await bench.status(begun.upload_id)).offset == 5000
+
+
 async def test_what_came_before_the_server_was_stopped_counts(bench):
     begun, proved = await bench.announce(TEXT), await bench.announce(TEXT)
     service = bench.uploads.service

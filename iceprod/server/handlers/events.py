@@ -35,6 +35,8 @@ class EventsHandler(BaseHandler):
             raise Unavailable("too many pages are live; reload later", retry_after_s=30)
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("X-Accel-Buffering", "no")
+        # A process that leaves ends the stream, and a request that came right after it would be lost.
+        self.set_header("Connection", "close")
         with self.context.live.watch(dataset_id) as viewer:
             self.viewer = viewer
             try:

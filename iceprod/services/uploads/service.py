@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -57,7 +57,8 @@ class UploadService:
         self._targets = targets
         self._transfers = transfers
         self._known = KnownDigests()
-        self._under_way: weakref.WeakSet[Writing] = weakref.WeakSet()
+        self._under_way: set[Writing] = set()
+        self._endings: set[asyncio.Task[None]] = set()
         # What follows on an upload that is whole; see `iceprod.services.uploads.keeper`.
         self.on_forwarding: Callable[[str], None] = lambda upload_id: None
 
@@ -255,6 +256,7 @@ class UploadService:
             most=self._most(held.about.length),
             proof=proof,
             may_grow=self._may_grow(held) if is_moved and size is None else None,
+            when_over=self._under_way.discard,
         )
         self._under_way.add(writing)
         return writing
@@ -294,7 +296,13 @@ class UploadService:
             self._tell(held)
 
     async def break_off(self, writing: Writing, reason: str) -> None:
-        """The client has gone: keep what can be kept."""
+        """The client has gone: keep what can be kept, even if nobody waits for that any more."""
+        ending = asyncio.create_task(self._end_as_it_is(writing, reason))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        await asyncio.shield(ending)
+
+    async def _end_as_it_is(self, writing: Writing, reason: str) -> None:
         try:
             await writing.break_off(reason)
         finally:

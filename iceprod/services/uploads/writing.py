@@ -34,9 +34,9 @@ class Writing:
     """Takes the body of a request: `end` or `break_off`, then `release`.
 
     ``transfer`` is None for bytes that come from this disk.  ``most`` is how long the upload
-    may become; ``may_grow`` is asked on the way about what says nothing of its length.  Without
-    a ``proof`` the bytes count from time to time, and whatever becomes of the request; with one
-    only when all of them are right.
+    may become; ``may_grow`` is asked on the way about what says nothing of its length; ``when_over``
+    is told when it is released.  Without a ``proof`` the bytes count from time to time, and
+    whatever becomes of the request; with one only when all of them are right.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Writing:
         most: int,
         proof: Proof | None,
         may_grow: Callable[[int], Awaitable[None]] | None = None,
+        when_over: Callable[[Writing], object],
     ) -> None:
         self.held = held
         self._run = run
@@ -58,6 +59,7 @@ class Writing:
         self._transfer = transfer
         self._most = most
         self._may_grow = may_grow
+        self._when_over = when_over
         self._granted = 0
         self._proof = proof
         self._chunk = hashlib.new(proof.algorithm, usedforsecurity=False) if proof else None
@@ -134,6 +136,7 @@ class Writing:
         async with self._lock:
             if not self.is_over:
                 self.is_over = True
+                self._when_over(self)
                 if self._kept_digests is not None:
                     self._known.put(self.held.upload_id, self.held.mark.offset, self._kept_digests)
                 await self._run(self.held.release)
