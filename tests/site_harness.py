@@ -25,8 +25,8 @@ from iceprod.server.assembly import make_services
 from iceprod.server.context import Services
 from iceprod.server.process import make_context
 from iceprod.services.datasets import Submission
+from iceprod.services.reporting import Report
 from iceprod.services.scheduling import Claimed
-from iceprod.services.tasks import Report
 from iceprod.store.base import Store, TaskFilter
 from iceprod.store.sqlite.store import SqliteStore
 

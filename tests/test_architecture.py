@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "iceprod"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LEAVES = {"errors", "clock", "ids", "config", "log", "_version", "__init__"}
-PORTS = {"store.base", "store.files", "grids.base", "movers.base"}
+PORTS = {"store.base", "store.files", "store.federation", "grids.base", "movers.base"}
 
 # What a room may import of the other rooms; a dotted name allows that module alone.
 ALLOWED: dict[str, set[str]] = {
@@ -26,10 +26,19 @@ ALLOWED: dict[str, set[str]] = {
     "movers": {"model", "errors", "clock", "config"},
     "services": {"model", "errors", "formats", "clock", "ids", *PORTS},
     # Of the ports the methods use values only: filters, what is known of a log or a remote file.
-    "rpc": {"services", "model", "formats", "errors", "clock", "_version", *PORTS},
+    "rpc": {"services", "site_sync", "model", "formats", "errors", "clock", "_version", *PORTS},
     "rpc.protocol": {"errors"},
     "rpc.client": {"errors", "_version"},
-    "site_sync": {"services", "model", "errors", "store.base"},
+    "site_sync": {
+        "services",
+        "model",
+        "errors",
+        "clock",
+        "ids",
+        "rpc.client",
+        "store.base",
+        "store.federation",
+    },
     "server": LEAVES | {"model", "formats", "store", "grids", "movers", "services", "rpc", "site_sync"},
     # The authority is files in a folder, which commands need where there is no server.
     "cli": LEAVES | {"services.ca", "server", "rpc.client", "rpc.codes", "formats", "model"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from iceprod.model.federation import ANYWHERE, SiteRules
 from iceprod.model.lifecycle import JobStatus, TaskStatus, roll_up_dataset
 
 
@@ -40,6 +41,13 @@ class Dataset:
     debug: bool = False  # a failing task is suspended for inspection, not retried
     public: bool = True  # may be seen by every user of the site
     retain_until: float | None = None
+    source: str = ""  # PARENT/ID of the dataset of another site that it stands for; see `is_mirror`
+    sites: SiteRules = ANYWHERE  # where its tasks may run
+
+    @property
+    def is_mirror(self) -> bool:
+        """Whether its jobs are tasks of another site's dataset, one task each, made as they are lent."""
+        return bool(self.source)
 
     def dependents(self, task_index: int) -> tuple[int, ...]:
         """The tasks of a job that need task ``task_index`` of it."""

@@ -33,6 +33,7 @@ TOLD: Final = frozenset(
         EventKind.TASKS_MOVED,
         EventKind.PILOT_CHANGED,
         EventKind.CREDENTIALS_REVOKED,
+        EventKind.LEASES_TAKEN,
     }
 )
 """Events that concern every process."""

@@ -23,11 +23,12 @@ class EventKind(StrEnum):
     WORK_READY = "work_ready"  # tasks of a class that had none may be claimed
     PILOT_CHANGED = "pilot_changed"
     CREDENTIALS_REVOKED = "credentials_revoked"  # some of a subject's
+    LEASES_TAKEN = "leases_taken"  # tasks that a holder ran are its own no longer, and it was not asked
 
 
 @value
 class Event:
-    """One thing that happened, and to which dataset or pilot."""
+    """One thing that happened, and to which dataset, pilot or holder of leases."""
 
     kind: EventKind
     subject: str = ""

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from iceprod.model.config import options_for
+from iceprod.model.federation import Original
 from iceprod.model.principal import Principal
 from iceprod.model.resources import Offer
 from iceprod.services.accounts import Accounts
@@ -42,7 +43,8 @@ class HandedOut(msgspec.Struct, frozen=True, gc=False):
     """A claimed task, but for the configuration, which the pilot asks for once per version.
 
     ``token`` lets the task's payload and its file transfers call the server as the task;
-    ``resources`` are cores, GPUs, GB and hours that it may use.
+    ``resources`` are cores, GPUs, GB and hours that it may use.  A task of another site has
+    with ``stands_for`` what its configuration is evaluated with.
     """
 
     task_id: str
@@ -59,6 +61,7 @@ class HandedOut(msgspec.Struct, frozen=True, gc=False):
     debug: bool
     config_version: int
     resources: dict[str, float]
+    stands_for: Original | None = None
 
 
 @dataclass(frozen=True, slots=True)

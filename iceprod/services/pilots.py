@@ -25,10 +25,11 @@ from iceprod.services.authorization import check, check_object
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.events import Event, EventKind, Events
+from iceprod.services.reporting import Report
 from iceprod.services.scheduling import Claimed, Scheduler, Waiters
 from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
-from iceprod.services.tasks import Report, TaskService
+from iceprod.services.tasks import TaskService
 from iceprod.store.base import Store
 
 BAD_LUCK = 5

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
-from typing import Any
 
 from iceprod.clock import Clock
 from iceprod.errors import LeaseLost, NotFoundError
@@ -14,10 +12,10 @@ from iceprod.model.lifecycle import SOURCES, TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Attempt, Ended, Move, Moved, Outcome, Task, parse_task_id
-from iceprod.model.values import value
 from iceprod.services.authorization import check_object
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.materialise import task_class
+from iceprod.services.reporting import Report
 from iceprod.services.scheduling import Scheduler, Transitions
 from iceprod.services.slots import Slots
 from iceprod.store.base import Store, TaskFilter
@@ -26,20 +24,6 @@ BULK = 1000
 """Tasks moved in one transaction when many are."""
 PEERS = 200
 """Finished tasks of the same kind that a grown requirement looks at."""
-
-
-@value
-class Report:
-    """What a pilot says of an attempt that has ended.
-
-    ``usage`` is in the units of `Resources` under the names of the dataset format (time in
-    hours); ``stats`` is kept as given.
-    """
-
-    hostname: str = ""
-    walltime_s: float = 0.0
-    usage: dict[str, float] = field(default_factory=dict)
-    stats: dict[str, Any] = field(default_factory=dict)
 
 
 class TaskService:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iceprod.model.dataset import Dataset, Progress
+from iceprod.model.federation import SiteRules
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskStatus
 from iceprod.model.paging import Page, Slice
@@ -32,7 +33,9 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Attempt, Move, Moved, Task
 from iceprod.model.user import Token, User
+from iceprod.store.federation import FederationStore
 from iceprod.store.files import FileStore
+from iceprod.store.logs import LogInfo, LogRepository
 from iceprod.store.sharing import Hold, Message, Sharing
 
 if TYPE_CHECKING:
@@ -87,6 +90,7 @@ class DatasetPatch:
     always_active: bool | None = None
     jobs_immutable: bool | None = None
     debug: bool | None = None
+    sites: SiteRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,33 +346,6 @@ class AccountRepository(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class LogInfo:
-    """A stored log without its text; ``size_bytes`` is that of the text."""
-
-    task_id: str
-    attempt: int
-    name: str
-    size_bytes: int
-    uploaded_at: float
-
-
-class LogRepository(ABC):
-    """What tasks printed, compressed (zlib)."""
-
-    @abstractmethod
-    async def put(self, info: LogInfo, data: bytes) -> None:
-        """Keep a log in place of what was kept of the same task, attempt and name."""
-
-    @abstractmethod
-    async def get(self, task_id: str, attempt: int, name: str) -> bytes | None:
-        """One log, compressed."""
-
-    @abstractmethod
-    async def of_task(self, task_id: str) -> list[LogInfo]:
-        """The logs of a task, by attempt and name."""
-
-
-@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """Something that somebody did and that may have to be explained later."""
 
@@ -411,7 +388,7 @@ class ValueRepository(ABC):
         """Keep a document unless there is one; returns the one kept."""
 
 
-class Store(FileStore, ABC):
+class Store(FileStore, FederationStore, ABC):
     """A datastore: opened once per process, shared by all services.
 
     ``archive`` is the whole content, for copying; ``sharing`` is None for a store that only

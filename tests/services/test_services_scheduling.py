@@ -12,7 +12,7 @@ from site_harness import ALICE, BOB, LARGE, SMALL, Site, ids, task, user
 from iceprod.errors import StoreUnavailable
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.resources import Offer, Resources
-from iceprod.services.tasks import Report
+from iceprod.services.reporting import Report
 
 GPU = Offer(Resources(cpu=2, gpu=1, memory=16.0, disk=50.0, time_h=24.0))
 TINY = {"cpu": 1, "memory": 0.1, "disk": 0.1, "time": 0.1}

@@ -14,7 +14,7 @@ from iceprod.model.lifecycle import JobStatus, TaskEvent, TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Offer, Resources
 from iceprod.model.task import Outcome
-from iceprod.services.tasks import Report
+from iceprod.services.reporting import Report
 
 BROKEN_TRANSFER = Failure(FailureKind.TRANSFER, "could not fetch the input")
 BAD_CONFIG = Failure(FailureKind.CONFIG, "no such class")

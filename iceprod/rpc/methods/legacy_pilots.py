@@ -17,7 +17,7 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Offer, Resources, bounded
 from iceprod.rpc.methods.pilots import StatsParameter, claimed_resources
 from iceprod.rpc.registry import Call, Registry
-from iceprod.services.tasks import Report
+from iceprod.services.reporting import Report
 
 METHODS = Registry()
 

@@ -17,7 +17,7 @@ from iceprod.rpc.methods.datasets import Limit
 from iceprod.rpc.registry import Call, Registry
 from iceprod.rpc.views import ListView, OfferParameter, PilotView, listed, pilot_view
 from iceprod.services.handout import Credentials, HandedOut
-from iceprod.services.tasks import Report
+from iceprod.services.reporting import Report
 
 METHODS = Registry()
 

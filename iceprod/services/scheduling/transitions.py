@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from iceprod.clock import Clock
 from iceprod.errors import StoreUnavailable
+from iceprod.model.federation import site_of
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.shares import Leaf
 from iceprod.model.task import Move, Moved
@@ -23,6 +25,9 @@ from iceprod.services.scheduling.ready import ReadyIndex
 from iceprod.services.scheduling.turns import Results, Turns
 from iceprod.services.scheduling.waiting import Waiters
 from iceprod.store.base import Store, TaskClass
+
+_TAKEN: Final = frozenset({TaskEvent.SUSPENDED, TaskEvent.RESET, TaskEvent.HARD_RESET, TaskEvent.EVICTED})
+"""What happens to a running task without its holder, or may."""
 
 
 class Transitions:
@@ -108,6 +113,8 @@ class Transitions:
             self._ready.add(task_id, class_id)
             released[class_id] += 1
         self._charge(move, moved)
+        if moved.before is TaskStatus.PROCESSING and move.event in _TAKEN and site_of(moved.task.pilot_id):
+            self._events.publish(Event(EventKind.LEASES_TAKEN, moved.task.pilot_id))
 
     def _charge(self, move: Move, moved: Moved) -> None:
         leaf = self._leaf(moved.task.dataset_id)

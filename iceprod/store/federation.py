@@ -1,0 +1,117 @@
+"""The part of the datastore's port that is about other sites: peers, errands, the outbox.
+
+The promises of `iceprod.store.base` hold here, too.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from iceprod.model.federation import (
+    Backlog,
+    DeadLetter,
+    Errand,
+    ErrandStatus,
+    Operation,
+    Peer,
+    PeerRole,
+    Queued,
+)
+from iceprod.model.paging import Page, Slice
+
+
+class PeerRepository(ABC):
+    """The sites that work is shared with: some dozens."""
+
+    @abstractmethod
+    async def put(self, peer: Peer) -> None:
+        """Keep a peer, new or in place of what was kept of the same role and name."""
+
+    @abstractmethod
+    async def get(self, role: PeerRole, name: str) -> Peer | None:
+        """One peer."""
+
+    @abstractmethod
+    async def all(self) -> list[Peer]:
+        """Every peer, by role and name."""
+
+    @abstractmethod
+    async def drop(self, role: PeerRole, name: str) -> bool:
+        """Forget a peer; whether it was known."""
+
+
+class ErrandRepository(ABC):
+    """The tasks that are run for other sites."""
+
+    @abstractmethod
+    async def add(self, errands: Sequence[Errand]) -> None:
+        """Keep new errands; one of a task that is known stays as it is."""
+
+    @abstractmethod
+    async def of_tasks(self, task_ids: Sequence[str]) -> dict[str, Errand]:
+        """Errands by the tasks that stand for them here; those that are none are left out."""
+
+    @abstractmethod
+    async def of_leases(self, parent: str, lease_ids: Sequence[str]) -> dict[str, Errand]:
+        """Errands by the parent's leases; unknown ones are left out."""
+
+    @abstractmethod
+    async def open(self, parent: str, after: str | None, limit: int) -> list[Errand]:
+        """Open errands of a parent in the order of their task ids, after that one."""
+
+    @abstractmethod
+    async def end(self, task_ids: Sequence[str], status: ErrandStatus, *, now: float) -> list[bool]:
+        """Close open errands; False for each that was not open."""
+
+    @abstractmethod
+    async def counts(self, parent: str) -> dict[ErrandStatus, int]:
+        """How many errands of a parent stand where."""
+
+    @abstractmethod
+    async def forget(self, before: float, limit: int) -> int:
+        """Drop errands that were closed before that instant, ``limit`` at most; how many."""
+
+
+class OutboxRepository(ABC):
+    """What waits to be told to parents, in order, and what they refuse."""
+
+    @abstractmethod
+    async def add(self, operations: Sequence[Operation]) -> None:
+        """Queue operations in their order; one whose id is queued, or dead, stays as it is."""
+
+    @abstractmethod
+    async def next(self, peer: str, after: int, limit: int) -> list[Queued]:
+        """The first operations for a peer with a number over ``after``, in order."""
+
+    @abstractmethod
+    async def done(self, peer: str, numbers: Sequence[int]) -> None:
+        """Drop operations that were taken in."""
+
+    @abstractmethod
+    async def bury(self, peer: str, number: int, reason: str, *, now: float) -> bool:
+        """Make a queued operation a dead letter; False if it is none that is queued."""
+
+    @abstractmethod
+    async def dead(self, peer: str | None, page: Page) -> Slice[DeadLetter]:
+        """The dead letters for a peer, or for all, newest (highest number) first."""
+
+    @abstractmethod
+    async def revive(self, number: int) -> bool:
+        """Queue a dead letter again, behind all others; False if there is none of that number."""
+
+    @abstractmethod
+    async def discard(self, number: int) -> bool:
+        """Drop a dead letter; False if there is none of that number."""
+
+    @abstractmethod
+    async def backlog(self, peer: str) -> Backlog:
+        """How much waits for a peer, and since when."""
+
+
+class FederationStore:
+    """The part of a store that is about other sites."""
+
+    peers: PeerRepository
+    errands: ErrandRepository
+    outbox: OutboxRepository
