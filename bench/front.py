@@ -74,7 +74,7 @@ def lists(rounds: Rounds) -> Result:
         "busy p99 ms": round(statistics.median(busy) * 1e3, 2),
     }
     note = "p99 of lists while 64 pilots claim and finish / on an idle server, all through nginx"
-    return Result("P6.nginx", ratios, 7.0, note, at_most=True, figures=figures)
+    return Result("P6.nginx", ratios, 3.0, note, at_most=True, figures=figures)
 
 
 def downloads(rounds: Rounds) -> Result:
