@@ -22,12 +22,13 @@ _KINDS = ("server", "site", "pilot", "user")
 def ca() -> None:
     """Issue and revoke certificates as a small authority of the site's own.
 
-    It is kept in the folder "ca" of the data directory, with every certificate and its key.
+    It is kept in the folder of the setting federation.ca, or in "ca" of the data directory, with
+    every certificate and its key.
     """
 
 
 def _folder(settings: Settings) -> Path:
-    return settings.data_dir / "ca"
+    return settings.authority_path
 
 
 def _opened(settings: Settings) -> SiteCA:

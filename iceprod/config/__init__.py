@@ -7,6 +7,7 @@ line does it only where a command needs settings.
 
 from __future__ import annotations
 
+from iceprod.config.federation import FederationSettings
 from iceprod.config.files import (
     CacheSettings,
     FileSettings,
@@ -40,6 +41,7 @@ __all__ = [
     "CacheSettings",
     "FailureRuleSettings",
     "FailureSettings",
+    "FederationSettings",
     "FileSettings",
     "GridSettings",
     "LogSettings",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from iceprod.config.federation import FederationSettings
 from iceprod.config.files import FileSettings
 from iceprod.config.sections import (
     Address,
@@ -317,6 +318,7 @@ class Settings(BaseSettings):
     pages: PageSettings = PageSettings()
     files: FileSettings = FileSettings()
     nginx: NginxSettings = NginxSettings()
+    federation: FederationSettings = FederationSettings()
     log: LogSettings = LogSettings()
 
     @property
@@ -357,3 +359,13 @@ class Settings(BaseSettings):
     def uploads_path(self) -> Path:
         """The directory of uploads that are not complete as an absolute path."""
         return (self.files.uploads.path or self.data_dir / "uploads").expanduser().absolute()
+
+    @property
+    def federation_path(self) -> Path:
+        """The directory of what this site needs to call its parents as an absolute path."""
+        return self.data_dir / "federation"
+
+    @property
+    def authority_path(self) -> Path:
+        """The folder of the site's own authority as an absolute path."""
+        return (self.federation.ca or self.data_dir / "ca").expanduser().absolute()
