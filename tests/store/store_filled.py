@@ -6,6 +6,7 @@ import zlib
 
 from store_samples import CHAIN, claim, finish, make, make_jobs, move
 
+from iceprod.model.federation import SiteRules
 from iceprod.model.file import Direction, FileRecord, Flow, OriginCredential, Quota, Replica, Usage
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.pilot import Pilot, PilotStatus
@@ -40,6 +41,8 @@ async def _datasets(store: Store) -> None:
         group="ice",
         retain_until=9e9,
         public=False,
+        source="north/abc",
+        sites=SiteRules(only=("", "east"), never=("west",)),
     )
     await make(
         store, "second", depends=((), (0,)), external=((("first", 2),), ()), jobs_wanted=3, always_active=True

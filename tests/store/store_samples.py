@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import Errand, Operation, OperationKind, Original
 from iceprod.model.lifecycle import JobStatus, TaskEvent
 from iceprod.model.paging import Page
 from iceprod.model.task import Ended, Lease, Move, Moved, Outcome
@@ -38,6 +39,18 @@ def dataset(dataset_id: str = "d", **fields: Any) -> Dataset:
         "external": ((),) * len(depends),
     }
     return Dataset(dataset_id, **{**values, **fields})
+
+
+def errand(number: int = 0, **fields: Any) -> Errand:
+    """The errand of task ``m-NUMBER-0``, lent by the site north, and made by yet another one."""
+    original = Original("o", 7, f"o-{number}-1", number, 1, "sim", 100)
+    values: dict[str, Any] = {"token": f"it_{number}", "original": original, "taken_at": 2.0}
+    return Errand(f"m-{number}-0", "north", f"r-{number}-1", f"lease-{number}", **{**values, **fields})
+
+
+def operation(operation_id: str, peer: str = "north") -> Operation:
+    """Something to tell a peer."""
+    return Operation(operation_id, peer, OperationKind.FINISHED, "r-0-1", "lease-0", 5.0, {"walltime_s": 1.5})
 
 
 def class_of(task_index: int) -> int:

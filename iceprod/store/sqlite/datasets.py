@@ -213,6 +213,8 @@ def _update(
 ) -> Dataset | None:
     connection = transaction.settled()
     changes = {name: value for name, value in asdict(patch).items() if value is not None}
+    if patch.sites is not None:
+        changes["sites"] = rows.sites_text(patch.sites)
     if changes:
         settings = ", ".join(f"{name} = ?" for name in changes)
         connection.execute(f"UPDATE datasets SET {settings} WHERE number = ?", (*changes.values(), number))

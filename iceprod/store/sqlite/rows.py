@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import SiteRules
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskStatus
 from iceprod.model.task import Attempt, Outcome, Task, job_id
@@ -38,7 +39,7 @@ JOB_COLUMNS = "key, status, status_changed_at"
 DATASET_COLUMNS = (
     'number, dataset_id, owner, "group", status, created_at, status_changed_at, jobs_wanted, jobs_made,'
     " config_version, description, priority, truncated, suspended, always_active, jobs_immutable, debug,"
-    " public, retain_until, graph"
+    " public, retain_until, graph, source, sites"
 )
 ATTEMPT_COLUMNS = (
     "key, attempt, lease_id, pilot_id, hostname, started_at, ended_at, outcome,"
@@ -92,6 +93,8 @@ def dataset(row: Sequence[Any]) -> Dataset:
         task_names=task_names,
         depends=depends,
         external=external,
+        source=row[20],
+        sites=read_sites(row[21]),
     )
 
 
@@ -117,6 +120,8 @@ def dataset_row(given: Dataset) -> tuple[Any, ...]:
         given.public,
         given.retain_until,
         graph_text(given.task_names, given.depends, given.external),
+        given.source,
+        sites_text(given.sites),
     )
 
 
@@ -130,6 +135,17 @@ def read_graph(text: str) -> Graph:
     """Task names, depends and external from what `graph_text` made."""
     graph: Graph = msgspec.json.decode(text, type=Graph)
     return graph
+
+
+def sites_text(sites: SiteRules) -> str:
+    """Where tasks may run, as it is stored."""
+    return msgspec.json.encode(sites).decode()
+
+
+@functools.lru_cache(maxsize=256)
+def read_sites(text: str) -> SiteRules:
+    """Where tasks may run, from what `sites_text` made, or from an empty object."""
+    return msgspec.json.decode(text, type=SiteRules)
 
 
 def attempt(task_id: str, row: Sequence[Any]) -> Attempt:

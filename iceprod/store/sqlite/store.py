@@ -13,6 +13,7 @@ from iceprod.store.sqlite.accounts import SqliteAccounts
 from iceprod.store.sqlite.archive import SqliteArchive
 from iceprod.store.sqlite.credentials import SqliteCredentials
 from iceprod.store.sqlite.datasets import SqliteDatasets
+from iceprod.store.sqlite.federation import SqliteErrands, SqliteOutbox, SqlitePeers
 from iceprod.store.sqlite.files import SqliteFiles
 from iceprod.store.sqlite.jobs import SqliteJobs
 from iceprod.store.sqlite.keys import Numbers
@@ -65,6 +66,9 @@ class SqliteStore(Store):
         self.files = SqliteFiles(reader, writer)
         self.usage = SqliteUsage(reader, writer)
         self.credentials = SqliteCredentials(reader, writer)
+        self.peers = SqlitePeers(reader, writer)
+        self.errands = SqliteErrands(reader, writer)
+        self.outbox = SqliteOutbox(reader, writer)
         self.archive = SqliteArchive(reader, writer, self.values)
 
     async def close(self) -> None:
