@@ -183,15 +183,24 @@ class Transfer:
     def _open_socket(self, _: int, address: Any) -> socket.socket | int:
         """A socket for an address that is allowed: libcurl connects to no other."""
         try:
-            host, port = address.addr[:2]
-            self._policy.check(host.decode() if isinstance(host, bytes) else host, port)
+            sock = allowed_socket(address, self._policy)
         except AccessDenied as exc:
             self.refused = exc
             return int(pycurl.SOCKET_BAD)
-        sock = socket.socket(address.family, address.socktype, address.protocol)
         # libcurl gets a duplicate, made when this returns.
         asyncio.get_running_loop().call_soon(sock.close)
         return sock
+
+
+def allowed_socket(address: Any, policy: AddressPolicy) -> socket.socket:
+    """A socket for an address as libcurl's callback tells it, which may be connected to.
+
+    Raises:
+        AccessDenied: it may not.
+    """
+    host, port = address.addr[:2]
+    policy.check(host.decode() if isinstance(host, bytes) else host, port)
+    return socket.socket(address.family, address.socktype, address.protocol)
 
 
 class Feeding(Protocol):

@@ -21,7 +21,7 @@ import pycurl
 from iceprod.errors import AccessDenied
 from iceprod.movers.base import AddressPolicy
 from iceprod.movers.bodies import Upload
-from iceprod.movers.curl import HELD_BYTES, CurlError
+from iceprod.movers.curl import HELD_BYTES, CurlError, allowed_socket
 
 _MOST_THREADS: Final = 32
 _MOST_SOCKETS: Final = 8
@@ -62,12 +62,10 @@ class Session:
     def _open_socket(self, _: int, address: Any) -> socket.socket | int:
         """A socket for an address that is allowed, of which libcurl gets a duplicate."""
         try:
-            host, port = address.addr[:2]
-            self._policy.check(host.decode() if isinstance(host, bytes) else host, port)
+            sock = allowed_socket(address, self._policy)
         except AccessDenied as exc:
             self.refused = exc
             return int(pycurl.SOCKET_BAD)
-        sock = socket.socket(address.family, address.socktype, address.protocol)
         self.sockets.append(sock)
         return sock
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import msgspec
 
 from iceprod.errors import NotFoundError
-from iceprod.model.file import Flow, Usage
+from iceprod.model.file import Direction, Flow, Usage
 from iceprod.model.paging import MAX_PAGE, Page
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_task_id
@@ -26,22 +26,28 @@ Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 
 
-@dataclass(frozen=True, slots=True)
-class TransferShown:
-    """A transfer under way or lately ended; ``direction`` as seen from the server.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowShown:
+    """Whose bytes they are; ``direction`` as seen from the server."""
 
-    ``bytes_per_s`` is its speed of the last seconds; ``error`` says why it broke off.
-    """
-
-    transfer_id: str
-    label: str
     user: str
     group: str
     dataset_id: str
     origin: str
     peer: str
     service: str
-    direction: str
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferShown(FlowShown):
+    """A transfer under way or lately ended.
+
+    ``bytes_per_s`` is its speed of the last seconds; ``error`` says why it broke off.
+    """
+
+    transfer_id: str
+    label: str
     size_bytes: int | None
     moved_bytes: int
     bytes_per_s: float
@@ -50,34 +56,20 @@ class TransferShown:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class UsageView:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageView(FlowShown):
     """What went one way for one user on one day (UTC)."""
 
     day: str
-    user: str
-    group: str
-    dataset_id: str
-    origin: str
-    peer: str
-    service: str
-    direction: str
     bytes_moved: int
     transfers: int
 
 
 def _shown(view: TransferView) -> TransferShown:
-    flow = view.flow
     return TransferShown(
+        **asdict(view.flow),
         transfer_id=view.transfer_id,
         label=view.label,
-        user=flow.user,
-        group=flow.group,
-        dataset_id=flow.dataset_id,
-        origin=flow.origin,
-        peer=flow.peer,
-        service=flow.service,
-        direction=str(flow.direction),
         size_bytes=view.size_bytes,
         moved_bytes=view.moved_bytes,
         bytes_per_s=round(view.bytes_per_s, 1),
@@ -88,18 +80,8 @@ def _shown(view: TransferView) -> TransferShown:
 
 
 def _used(usage: Usage) -> UsageView:
-    flow = usage.flow
     return UsageView(
-        day=usage.day,
-        user=flow.user,
-        group=flow.group,
-        dataset_id=flow.dataset_id,
-        origin=flow.origin,
-        peer=flow.peer,
-        service=flow.service,
-        direction=str(flow.direction),
-        bytes_moved=usage.bytes_moved,
-        transfers=usage.transfers,
+        **asdict(usage.flow), day=usage.day, bytes_moved=usage.bytes_moved, transfers=usage.transfers
     )
 
 
