@@ -207,6 +207,10 @@ class TaskRepository(ABC):
         """One task."""
 
     @abstractmethod
+    async def among(self, task_ids: Sequence[str]) -> dict[str, Task]:
+        """Those of some hundreds of tasks that exist, by id."""
+
+    @abstractmethod
     async def select(self, dataset_id: str, wanted: TaskFilter, page: Page) -> Slice[Task]:
         """Tasks of a dataset in the order of job and task index."""
 
@@ -242,6 +246,18 @@ class TaskRepository(ABC):
     @abstractmethod
     async def held_by(self, pilot_id: str) -> list[Task]:
         """The tasks that a pilot is processing."""
+
+    @abstractmethod
+    async def held_after(self, holder: str, after: str | None, limit: int) -> list[Task]:
+        """As `held_by` in parts, for a site that holds thousands: in an order of their own, after one."""
+
+    @abstractmethod
+    async def count_held(self, holder: str) -> int:
+        """How many tasks a pilot or site is processing."""
+
+    @abstractmethod
+    async def held_of(self, holder: str, dataset_ids: Sequence[str]) -> set[str]:
+        """The datasets, of some, of which a pilot or site is processing tasks."""
 
     @abstractmethod
     async def expired(self, before: float, limit: int) -> list[Task]:

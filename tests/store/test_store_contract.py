@@ -263,6 +263,34 @@ async def test_a_claim_gives_lease_and_attempt(store: Store):
     assert await store.tasks.held_by("p2") == []
 
 
+async def test_what_a_holder_has_is_read_in_parts_and_counted(store: Store):
+    for name in "de":
+        await make(store, name, jobs_wanted=5)
+    for task_id in ("d-0-0", "d-3-0", "d-4-0", "e-1-0"):
+        await claim(store, task_id, lease=f"L{task_id}", pilot="site:w")
+    await claim(store, "e-2-0", lease="other", pilot="site:o")
+    await finish(store, "d-4-0", lease="Ld-4-0")
+
+    read: list[str] = []
+    while part := await store.tasks.held_after("site:w", read[-1] if read else None, 2):
+        read += [task.task_id for task in part]
+
+    assert sorted(read) == ["d-0-0", "d-3-0", "e-1-0"]
+    assert [await store.tasks.count_held(holder) for holder in ("site:w", "site:o", "p")] == [3, 1, 0]
+    assert await store.tasks.held_of("site:w", ["d", "e", "nope"]) == {"d", "e"}
+    assert await store.tasks.held_of("site:o", ["d", "e"]) == {"e"}
+    assert await store.tasks.held_after("site:w", "nope-0-0", 2) == []
+
+
+async def test_tasks_are_read_together(store: Store):
+    await make(store, jobs_wanted=3)
+
+    found = await store.tasks.among(["d-2-0", "d-0-0", "d-7-0", "nope-0-0", "no id"])
+
+    assert found == {task_id: await store.tasks.get(task_id) for task_id in ("d-0-0", "d-2-0")}
+    assert await store.tasks.among([]) == {}
+
+
 async def test_one_of_many_claimants_gets_a_task(store: Store):
     await make(store)
 

@@ -52,7 +52,7 @@ def test_what_an_index_leads_to_is_served(where, sort):
         ({"due": {"$exists": True}}, (), 0),
         ({"key": KEYS}, [("status", 1)], 0),
         ({"status": {"$gt": "a"}}, [("key", 1)], 0),
-        ({"held": "p"}, [("key", 1)], 5),
+        ({"held": "p"}, [("status", 1)], 5),
         ({"$or": [{"held": "p"}, {"version": 5}]}, (), 0),
     ],
 )
@@ -126,7 +126,11 @@ async def _ask_everything(store: Store) -> None:
     ):
         await store.tasks.select("d", task_filter, Page(limit=2))
     await store.tasks.ids("d", frozenset({TaskStatus.IDLE, TaskStatus.WAITING}), "d-0-0", 5)
+    await store.tasks.among(["d-0-0", "d-1-0"])
     await store.tasks.held_by("p")
+    await store.tasks.held_after("p", "d-0-0", 5)
+    await store.tasks.count_held("p")
+    await store.tasks.held_of("p", ["d"])
     await store.tasks.expired(9.0, 5)
     await store.tasks.due(90.0, 5)
     await store.tasks.ready_counts()

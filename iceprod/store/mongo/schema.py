@@ -31,7 +31,7 @@ INDEXES: Final[Mapping[str, tuple[IndexModel, ...]]] = {
         IndexModel([("status", _UP), ("key", _UP)], name="status"),
         IndexModel([("statuses", _UP), ("key", _UP)], name="statuses"),
         IndexModel([("ready", _UP), ("key", _UP)], name="ready"),
-        IndexModel([("held", _UP)], name="held", sparse=True),
+        IndexModel([("held", _UP), ("key", _UP)], name="held_in_order"),
         IndexModel([("lease_until", _UP)], name="lease_until", sparse=True),
         IndexModel([("due", _UP)], name="due", sparse=True),
         IndexModel([("owing", _UP), ("key", _UP)], name="owing"),

@@ -63,6 +63,16 @@ class MongoTasks(TaskRepository):
             return None
         return task_of(dataset_id, job_index, found["tasks"][task_index])
 
+    async def among(self, task_ids: Sequence[str]) -> dict[str, Task]:
+        """See the port."""
+        wanted = {task_id: place for task_id in task_ids if (place := _place(task_id)) is not None}
+        jobs = sorted({f"{dataset_id}-{job_index}" for dataset_id, job_index, _ in wanted.values()})
+        found: dict[str, Task] = {}
+        for start in range(0, len(jobs), _PART):
+            part = await self._context.jobs.find({"_id": {"$in": jobs[start : start + _PART]}}, _FIELDS)
+            found.update((task.task_id, task) for task in _tasks(part) if task.task_id in wanted)
+        return found
+
     async def select(self, dataset_id: str, wanted: TaskFilter, page: Page) -> Slice[Task]:
         """See the port."""
         cursors.checked(page)
@@ -116,7 +126,37 @@ class MongoTasks(TaskRepository):
         """See the port."""
         found = await self._context.jobs.find({"held": pilot_id}, _FIELDS)
         found.sort(key=_key)
-        return [t for t in _tasks(found) if t.pilot_id == pilot_id and t.status is TaskStatus.PROCESSING]
+        return [task for task in _tasks(found) if _is_held(task, pilot_id)]
+
+    async def held_after(self, holder: str, after: str | None, limit: int) -> list[Task]:
+        """See the port."""
+        start = await self._after(after)
+        if start is None or limit < 1:
+            return []
+        where = {"held": holder, "key": {"$gte": start >> TASK_BITS}}
+        found = await self._context.jobs.find(
+            where, _FIELDS, sort=[("key", ASCENDING)], limit=limit + (start > 0)
+        )
+        return [task for task in _tasks(found, start) if _is_held(task, holder)][:limit]
+
+    async def count_held(self, holder: str) -> int:
+        """See the port."""
+        found = await self._context.jobs.find({"held": holder}, ("tasks.status", "tasks.pilot_id"))
+        return sum(
+            task["status"] == PROCESSING and task["pilot_id"] == holder
+            for job in found
+            for task in job["tasks"]
+        )
+
+    async def held_of(self, holder: str, dataset_ids: Sequence[str]) -> set[str]:
+        """See the port."""
+        states = await self._context.states.load(set(dataset_ids))
+        found = set()
+        for dataset_id, state in states.items():
+            where = {"held": holder, "key": of_dataset(state.number)}
+            if await self._context.jobs.find_one(where, ("key",)) is not None:
+                found.add(dataset_id)
+        return found
 
     async def expired(self, before: float, limit: int) -> list[Task]:
         """See the port."""
@@ -328,6 +368,10 @@ def _tasks(jobs: Iterable[Document], start: int = 0) -> list[Task]:
     for job in jobs:
         found += tasks_of(job)[skipped:] if job["key"] == first else tasks_of(job)
     return found
+
+
+def _is_held(task: Task, holder: str) -> bool:
+    return task.pilot_id == holder and task.status is TaskStatus.PROCESSING
 
 
 def _place(task_id: str) -> Place | None:

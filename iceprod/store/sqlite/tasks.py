@@ -58,6 +58,19 @@ class SqliteTasks(TaskRepository):
         )
         return None if row is None else self._task(self._reader.direct, row)
 
+    async def among(self, task_ids: Sequence[str]) -> dict[str, Task]:
+        """See the port."""
+        keys = self._reader.now(
+            lambda reading: [self._numbers.task(reading, task_id) for task_id in task_ids]
+        )
+        wanted = msgspec.json.encode([key for key in keys if key is not None]).decode()
+        found = await self._reader.run(
+            lambda connection: self._tasks(
+                connection, f"{_SELECT} WHERE key IN (SELECT value FROM json_each(?))", (wanted,)
+            )
+        )
+        return {task.task_id: task for task in found}
+
     async def select(self, dataset_id: str, wanted: TaskFilter, page: Page) -> Slice[Task]:
         """See the port."""
         cursors.checked(page)
@@ -110,6 +123,43 @@ class SqliteTasks(TaskRepository):
                 (pilot_id,),
             )
         )
+
+    async def held_after(self, holder: str, after: str | None, limit: int) -> list[Task]:
+        """See the port."""
+        start = -1 if after is None else self._key(after)
+        if start is None:
+            return []
+        return await self._reader.run(
+            lambda connection: self._tasks(
+                connection,
+                f"{_SELECT} INDEXED BY tasks_held"
+                " WHERE pilot_id = ? AND status = 3 AND key > ? ORDER BY key LIMIT ?",
+                (holder, start, limit),
+            )
+        )
+
+    async def count_held(self, holder: str) -> int:
+        """See the port."""
+        sql = "SELECT count(*) FROM tasks INDEXED BY tasks_held WHERE pilot_id = ? AND status = 3"
+        (number,) = await self._reader.run(lambda connection: connection.execute(sql, (holder,)).fetchone())
+        return int(number)
+
+    async def held_of(self, holder: str, dataset_ids: Sequence[str]) -> set[str]:
+        """See the port."""
+        sql = (
+            "SELECT 1 FROM tasks INDEXED BY tasks_held"
+            " WHERE pilot_id = ? AND status = 3 AND key BETWEEN ? AND ? LIMIT 1"
+        )
+
+        def query(connection: sqlite3.Connection) -> set[str]:
+            numbers = {each: self._numbers.number(connection, each) for each in dataset_ids}
+            return {
+                dataset_id
+                for dataset_id, number in numbers.items()
+                if number is not None and connection.execute(sql, (holder, *task_keys(number))).fetchone()
+            }
+
+        return await self._reader.run(query)
 
     async def expired(self, before: float, limit: int) -> list[Task]:
         """See the port."""
