@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from iceprod import clock as clocks
 from iceprod.clock import Clock
 from iceprod.errors import AlreadyExists, InputError, NotFoundError
+from iceprod.services.peer_keys import PublicKey, requested_key
 
 CA_DAYS: Final = 3650.0
 LEAF_DAYS: Final = 397.0  # the longest that clients take from a server
@@ -66,6 +67,15 @@ class Issued:
     issued_at: float
     expires_at: float
     revoked_at: float | None = None
+    mark: str = ""  # sets holders of one name apart who came one after another
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A certificate for a key that is kept elsewhere, as it is in the record and in PEM."""
+
+    issued: Issued
+    pem: str
 
 
 class SiteCA:
@@ -161,12 +171,45 @@ class SiteCA:
             known = self.issued()
             if not renew and any(self._is_good(one) for one in known if (one.name, one.use) == (name, use)):
                 raise AlreadyExists(f"{name} has a certificate of kind {use}", name=name)
-            made = self._make_leaf(name, use, hosts=hosts, days=days)
+            key = ec.generate_private_key(ec.SECP256R1())
+            made, pem = self._certify(key.public_key(), name, use, hosts=hosts, days=days)
+            self.certificate_of(name, use).parent.mkdir(mode=0o700, exist_ok=True)
+            _write(self.key_of(name, use), _pem_of(key), 0o600)
+            _write(self.certificate_of(name, use), pem, 0o644)
             self._keep([*known, made])
         return made
 
-    def revoke(self, which: str) -> list[Issued]:
+    def sign(
+        self,
+        csr: str,
+        name: str,
+        use: CertificateUse = CertificateUse.SITE,
+        *,
+        days: float = LEAF_DAYS,
+        mark: str = "",
+    ) -> Signed:
+        """Certify a key that was made elsewhere, and for which a request (PEM) is shown.
+
+        The request proves that its sender has the key, and nothing else in it counts: who is
+        certified is ``name``, as a client of kind ``use``.  With another ``mark`` the same name
+        has another subject.
+
+        Raises:
+            InputError: the request, the name or the lifetime will not do.
+        """
+        _check_lifetime(days)
+        if not _NAME.fullmatch(name):
+            raise _field_error("name", "1 to 64 letters, digits, '.', '_' and '-' make a name")
+        public_key = requested_key(csr)
+        with self._locked():
+            made, pem = self._certify(public_key, name, use, days=days, mark=mark, is_signed=True)
+            self._keep([*self.issued(), made])
+        return Signed(made, pem.decode())
+
+    def revoke(self, which: str, use: CertificateUse | None = None) -> list[Issued]:
         """Revoke by name or by serial number, and write the list anew; what was revoked by this.
+
+        ``use`` says of which kind, if the name has certificates of several.
 
         Raises:
             NotFoundError: nothing by that name or number is still good.
@@ -174,7 +217,11 @@ class SiteCA:
         """
         with self._locked():
             known = self.issued()
-            found = [one for one in known if which in (one.name, one.serial) and self._is_good(one)]
+            found = [
+                one
+                for one in known
+                if which in (one.name, one.serial) and use in (None, one.use) and self._is_good(one)
+            ]
             if not found:
                 raise NotFoundError("certificate", which)
             if len({one.use for one in found}) > 1:
@@ -214,38 +261,50 @@ class SiteCA:
         _write(self.key, _pem_of(key), 0o600)
         _write(self.certificate, _signed(builder, key), 0o644)
 
-    def _make_leaf(self, name: str, use: CertificateUse, *, hosts: Sequence[str], days: float) -> Issued:
-        root, key, now = self._root(), ec.generate_private_key(ec.SECP256R1()), self._now()
+    def _certify(
+        self,
+        public_key: PublicKey,
+        name: str,
+        use: CertificateUse,
+        *,
+        hosts: Sequence[str] = (),
+        days: float,
+        mark: str = "",
+        is_signed: bool = False,
+    ) -> tuple[Issued, bytes]:
+        root, now = self._root(), self._now()
         if now + timedelta(days=days) > root.not_valid_after_utc:
             raise _field_error("days", f"the authority itself ends on {root.not_valid_after_utc:%Y-%m-%d}")
         (organization,) = root.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        # Whose key is kept elsewhere calls, but nobody shall take it for a server by its name.
+        usages = _USAGES[CertificateUse.USER] if is_signed else _USAGES[use]
         subject = _dn(
             (NameOID.ORGANIZATION_NAME, str(organization.value)),
             (NameOID.ORGANIZATIONAL_UNIT_NAME, f"{use}s"),
+            *([(NameOID.DN_QUALIFIER, mark)] if mark else []),
             (NameOID.COMMON_NAME, name),
         )
         builder = (
-            _builder(subject, root.subject, key.public_key(), now=now, days=days)
+            _builder(subject, root.subject, public_key, now=now, days=days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(is_ca=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(_USAGES[use]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(_issuer_key(root), critical=False)
         )
         if hosts:
             names = x509.SubjectAlternativeName([_host(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
         made = builder.sign(self._root_key(), hashes.SHA256())
-        self.certificate_of(name, use).parent.mkdir(mode=0o700, exist_ok=True)
-        _write(self.key_of(name, use), _pem_of(key), 0o600)
-        _write(self.certificate_of(name, use), made.public_bytes(serialization.Encoding.PEM), 0o644)
-        return Issued(
+        issued = Issued(
             serial=f"{made.serial_number:x}",
             name=name,
             use=use,
             subject=made.subject.rfc4514_string(),
             issued_at=self._clock(),
             expires_at=made.not_valid_after_utc.timestamp(),
+            mark=mark,
         )
+        return issued, made.public_bytes(serialization.Encoding.PEM)
 
     def _keep(self, issued: Sequence[Issued]) -> None:
         """Write the record and the list that follows from it."""
@@ -286,7 +345,7 @@ def _dn(*attributes: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
+    public_key: PublicKey,
     *,
     now: datetime,
     days: float,
@@ -295,11 +354,11 @@ def _builder(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key)
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
 
