@@ -18,6 +18,7 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
+from iceprod.server.federation import make_federation
 from iceprod.server.file_plane import make_file_plane, relayed_places
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
@@ -376,6 +377,7 @@ def make_services(
         news=News(store.sharing, base.draft, base.matching.share, process_id=process_id, monotonic=monotonic),
         hearing=hearing,
         addresses=addresses,
+        federation=make_federation(store, clock=clock, events=base.events),
     )
     _connect(services)
     return services

@@ -37,6 +37,7 @@ from iceprod.services.temp_areas import TempAreas
 from iceprod.services.transfers import Transfers
 from iceprod.services.uploads.desk import Uploads
 from iceprod.services.why import Why
+from iceprod.site_sync.federation import Federation
 from iceprod.store.base import Store
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Services(FilePlane):
     news: News
     hearing: Hearing
     addresses: Addresses
+    federation: Federation
 
 
 @dataclass(frozen=True, slots=True)

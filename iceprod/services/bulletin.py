@@ -34,6 +34,7 @@ TOLD: Final = frozenset(
         EventKind.PILOT_CHANGED,
         EventKind.CREDENTIALS_REVOKED,
         EventKind.LEASES_TAKEN,
+        EventKind.OPERATIONS_QUEUED,
     }
 )
 """Events that concern every process."""

@@ -24,11 +24,12 @@ class EventKind(StrEnum):
     PILOT_CHANGED = "pilot_changed"
     CREDENTIALS_REVOKED = "credentials_revoked"  # some of a subject's
     LEASES_TAKEN = "leases_taken"  # tasks that a holder ran are its own no longer, and it was not asked
+    OPERATIONS_QUEUED = "operations_queued"  # something waits to be told to a parent
 
 
 @value
 class Event:
-    """One thing that happened, and to which dataset, pilot or holder of leases."""
+    """One thing that happened, and to which dataset, pilot, holder of leases or parent."""
 
     kind: EventKind
     subject: str = ""

@@ -1,0 +1,21 @@
+"""How a child calls its parent, as the loops that do so see it."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import msgspec
+
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+class Calls(Protocol):
+    """The way to one parent (`iceprod.site_sync.link.ParentLink`)."""
+
+    async def call(self, method: str, message: msgspec.Struct, answer: type[Answer]) -> Answer:
+        """The answer to ``message``; raises what the parent answered with, or Unavailable."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        ...

@@ -1,0 +1,103 @@
+"""The tasks that are run for other sites: what is told about them, and when they are dropped.
+
+`Errands` is what services know of other sites (`iceprod.services.foreign.Foreign`).  An errand
+is *open* while its lease is the parent's last word; of others nothing is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from iceprod.clock import Clock
+from iceprod.model.failures import Failure
+from iceprod.model.federation import Errand, ErrandStatus, Operation, OperationKind, Original
+from iceprod.model.task import Task
+from iceprod.services.reporting import Report
+from iceprod.site_sync.outbox import Outbox
+from iceprod.store.base import Store
+
+
+class Errands:
+    """Speaks to parents about their tasks, by the outbox."""
+
+    def __init__(self, store: Store, *, clock: Clock, outbox: Outbox) -> None:
+        self._store = store
+        self._clock = clock
+        self._outbox = outbox
+
+    async def originals(self, task_ids: Sequence[str]) -> Mapping[str, Original]:
+        """What tasks are called where their datasets were made; those that nobody wants are left out."""
+        found = await self._store.errands.of_tasks(task_ids)
+        return {task_id: errand.original for task_id, errand in found.items() if _is_open(errand)}
+
+    async def started(self, task: Task, hostname: str) -> None:
+        """A pilot has begun with a task."""
+        await self._say(task.task_id, OperationKind.STARTED, {"hostname": hostname}, mark=str(task.attempt))
+
+    async def finished(self, task: Task, report: Report) -> None:
+        """A task is about to be complete."""
+        await self._say(task.task_id, OperationKind.FINISHED, {"stats": _stats(report)})
+
+    async def failed(self, task: Task, failure: Failure, report: Report) -> None:
+        """An attempt has failed; the parent decides what that means."""
+        await self._say(task.task_id, OperationKind.FAILED, {"error": failed(failure, report)})
+
+    async def logged(self, task: Task, name: str) -> None:
+        """A log of a task's attempt was kept; it is read when it is sent."""
+        body = {"local": task.task_id, "attempt": task.attempt, "name": name}
+        await self._say(task.task_id, OperationKind.LOG, body, mark=f"{task.attempt}/{name}")
+
+    async def give_back(self, errands: Sequence[Errand], reason: str) -> None:
+        """Tell that these are not run here, or no longer."""
+        now = self._clock()
+        await self._outbox.add(
+            *(operation(errand, OperationKind.RETURNED, {"reason": reason}, at=now) for errand in errands)
+        )
+
+    async def _say(self, task_id: str, kind: OperationKind, body: dict[str, Any], *, mark: str = "") -> None:
+        errand = (await self._store.errands.of_tasks([task_id])).get(task_id)
+        if errand is not None and _is_open(errand):
+            await self._outbox.add(operation(errand, kind, body, at=self._clock(), mark=mark))
+
+
+def operation(
+    errand: Errand, kind: OperationKind, body: Mapping[str, Any], *, at: float, mark: str = ""
+) -> Operation:
+    """A statement about an errand; ``mark`` tells statements of one kind apart."""
+    return Operation(
+        operation_id="/".join(part for part in (errand.lease_id, kind, mark) if part),
+        peer=errand.parent,
+        kind=kind,
+        task_id=errand.parent_task_id,
+        lease_id=errand.lease_id,
+        at=at,
+        body=body,
+    )
+
+
+def failed(failure: Failure, report: Report) -> dict[str, Any]:
+    """A failure as the ``error`` of `pilot.fail`."""
+    given = {
+        "kind": str(failure.kind),
+        "summary": failure.summary,
+        "exit_code": failure.exit_code,
+        "signal": failure.signal,
+        "resource": failure.resource,
+        "stderr_tail": failure.stderr_tail,
+    }
+    return {name: value for name, value in given.items() if value not in (None, "")} | _stats(report)
+
+
+def _stats(report: Report) -> dict[str, Any]:
+    """What an attempt took as the ``stats`` of `pilot.finish`."""
+    return {
+        "hostname": report.hostname,
+        "time_used": report.walltime_s,
+        "resources": dict(report.usage),
+        "task_stats": dict(report.stats),
+    }
+
+
+def _is_open(errand: Errand) -> bool:
+    return errand.status is ErrandStatus.OPEN

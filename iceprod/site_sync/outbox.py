@@ -1,0 +1,38 @@
+"""What is to be told to parents: written down before anything is done about it here.
+
+An operation stays queued until the parent has answered to it (`iceprod.site_sync.sender`).
+"""
+
+from __future__ import annotations
+
+from iceprod.model.federation import Operation
+from iceprod.services.events import Event, EventKind, Events
+from iceprod.store.base import Store
+
+
+class Outbox:
+    """Queues operations, and wakes whoever sends them."""
+
+    def __init__(self, store: Store, *, events: Events) -> None:
+        self._store = store
+        self._events = events
+
+    async def add(self, *operations: Operation) -> None:
+        """Queue operations in their order; durable when this returns.
+
+        One that is queued already, by its id, is not queued again.
+        """
+        await self._store.outbox.add(operations)
+        for peer in {operation.peer for operation in operations}:
+            self.wake(peer)
+
+    def wake(self, peer: str) -> None:
+        """Have what is queued for a parent sent now."""
+        self._events.publish(Event(EventKind.OPERATIONS_QUEUED, peer))
+
+    async def revive(self, number: int, *, peer: str) -> bool:
+        """Queue a dead letter again, behind all others; False if there is none of that number."""
+        is_queued = await self._store.outbox.revive(number)
+        if is_queued:
+            self.wake(peer)
+        return is_queued
