@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from iceprod.model.federation import holder_of
+
 
 class PrincipalKind(StrEnum):
     """The kinds of caller that the authorization table has a column for."""
@@ -35,6 +37,13 @@ class Principal:
     def is_admin(self) -> bool:
         """Whether every object of the site is this caller's to manage."""
         return self.kind is PrincipalKind.ADMIN
+
+    @property
+    def holder(self) -> str:
+        """What stands on the tasks whose leases are this caller's; empty if it can hold none."""
+        if self.kind is PrincipalKind.SITE:
+            return holder_of(self.id)
+        return self.id if self.kind is PrincipalKind.PILOT else ""
 
 
 ANONYMOUS = Principal(PrincipalKind.ANONYMOUS)

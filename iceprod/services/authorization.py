@@ -257,7 +257,7 @@ def check_object(
 
     Given is what the object is (``kind``, ``identifier``), for datasets and what belongs to
     them the dataset's owner, group and whether it is public, and for a task its id and the
-    pilot that holds it.  What the caller may not even see looks as if it were absent.
+    pilot or site that holds it.  What the caller may not even see looks as if it were absent.
 
     Raises:
         NotAuthenticated: as `check`.
@@ -280,7 +280,7 @@ def _is_own(principal: Principal, *, owner: str, pilot_id: str, task_id: str) ->
         return principal.id == owner
     if principal.kind is PrincipalKind.TASK:
         return principal.id == task_id
-    return principal.kind is PrincipalKind.PILOT and principal.id == pilot_id
+    return bool(pilot_id) and principal.holder == pilot_id
 
 
 def _is_visible(principal: Principal, *, group: str, public: bool) -> bool:

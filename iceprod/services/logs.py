@@ -54,16 +54,21 @@ class LogService:
             InputError: the name or the encoding is wrong.
             TooLarge: the log is, once unpacked, over `MAX_TEXT`.
         """
-        if not _NAME.fullmatch(name):
-            raise InputError("a log's name has letters, digits, dots, dashes and underscores, 64 at most")
-        attempt = await self._tasks.attempt_of(principal, "pilot.log", task_id, lease_id)
+        check_name(name)
+        task = await self._tasks.attempt_of(principal, "pilot.log", task_id, lease_id)
+        await self.keep(task_id, attempt, name=name, data=data)
+
+    async def keep(self, task_id: str, attempt: int, *, name: str, data: str) -> None:
+        """As `put`, for a caller whose right to speak for that attempt was checked."""
+        check_name(name)
         packed = _decode(data)
         if len(packed) <= _INLINE:
             size = _measure(packed)
         else:
             size = await asyncio.to_thread(_measure, packed)
-        info = LogInfo(task_id, attempt, name, size, self._clock())
+        info = LogInfo(task_id, task.attempt, name, size, self._clock())
         await self._store.logs.put(info, packed)
+        await self._tasks.log_kept(task, name)
 
     async def of_task(self, principal: Principal, task_id: str) -> list[LogInfo]:
         """Which logs a task has, by attempt and name."""
@@ -96,6 +101,16 @@ class LogService:
         start = max(0, len(text) + offset) if offset < 0 else offset
         part = text[start : start + min(limit, MAX_PART)]
         return LogPart(part.decode(errors="replace"), start, len(text), attempt, name)
+
+
+def check_name(name: str) -> None:
+    """Refuse what can be no name of a log.
+
+    Raises:
+        InputError: as it says.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError("a log's name has letters, digits, dots, dashes and underscores, 64 at most")
 
 
 def _decode(data: str) -> bytes:

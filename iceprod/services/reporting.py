@@ -1,11 +1,22 @@
-"""What a pilot says of an attempt that has ended."""
+"""What is said of an attempt that has ended, by a pilot or a site."""
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
+import msgspec
+
+from iceprod.model.failures import Failure, FailureKind
+from iceprod.model.resources import bounded
+from iceprod.model.task import Ended, Outcome
 from iceprod.model.values import value
+
+MAX_STATS = 1_000_000
+"""Longest statistics of one attempt, in bytes of JSON."""
+
+Text = Annotated[str, msgspec.Meta(max_length=65536)]
+Name = Annotated[str, msgspec.Meta(max_length=253)]
 
 
 @value
@@ -20,3 +31,74 @@ class Report:
     walltime_s: float = 0.0
     usage: dict[str, float] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
+
+    def ended(self, outcome: Outcome, *, failure_class: str = "", summary: str = "") -> Ended:
+        """The record of the attempt."""
+        return Ended(
+            outcome,
+            hostname=self.hostname,
+            failure_class=failure_class,
+            summary=summary,
+            walltime_s=self.walltime_s,
+            usage=self.usage,
+            stats=self.stats,
+        )
+
+
+class StatsParameter(msgspec.Struct, frozen=True):
+    """What an attempt used: seconds, and resources in cores, GPUs, GB and hours."""
+
+    hostname: Name = ""
+    domain: Name = ""
+    time_used: float = 0.0
+    resources: dict[str, float] = {}
+    task_stats: dict[str, Any] = {}
+
+    def to_report(self) -> Report:
+        """As the services want it."""
+        return Report(
+            hostname=f"{self.hostname}.{self.domain}" if self.domain else self.hostname,
+            walltime_s=bounded(self.time_used),
+            usage={name: bounded(amount) for name, amount in self.resources.items()},
+            stats=_bounded_stats(self.task_stats),
+        )
+
+
+def _bounded_stats(stats: dict[str, Any]) -> dict[str, Any]:
+    """What a task says of itself; too much of it is dropped, which must not cost the task its completion."""
+    if stats and len(msgspec.json.encode(stats)) > MAX_STATS:
+        return {"dropped": f"longer than {MAX_STATS} bytes"}
+    return stats
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorParameter:
+    """Why an attempt failed, and what it used."""
+
+    kind: FailureKind
+    summary: Text = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    resource: str = ""
+    stderr_tail: Text = ""
+    hostname: Name = ""
+    domain: Name = ""
+    time_used: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
+    task_stats: dict[str, Any] = field(default_factory=dict)
+
+    def to_failure(self) -> Failure:
+        """The failure itself."""
+        return Failure(
+            kind=self.kind,
+            summary=self.summary,
+            exit_code=self.exit_code,
+            signal=self.signal,
+            resource=self.resource,
+            stderr_tail=self.stderr_tail,
+        )
+
+    def to_report(self) -> Report:
+        """What it used."""
+        stats = StatsParameter(self.hostname, self.domain, self.time_used, self.resources, self.task_stats)
+        return stats.to_report()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from iceprod.clock import Clock
 from iceprod.errors import LeaseLost, NotFoundError
-from iceprod.model.failures import Failure, FailureKind, FailureRule, decide
+from iceprod.model.dataset import Dataset
+from iceprod.model.failures import Decision, Failure, FailureKind, FailureRule, classify, decide
 from iceprod.model.growth import grow
 from iceprod.model.lifecycle import SOURCES, TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
@@ -14,9 +15,10 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Attempt, Ended, Move, Moved, Outcome, Task, parse_task_id
 from iceprod.services.authorization import check_object
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.foreign import Foreign, check_own
 from iceprod.services.materialise import task_class
 from iceprod.services.reporting import Report
-from iceprod.services.scheduling import Scheduler, Transitions
+from iceprod.services.scheduling import Claimed, Scheduler, Transitions
 from iceprod.services.slots import Slots
 from iceprod.store.base import Store, TaskFilter
 
@@ -39,6 +41,7 @@ class TaskService:
         transitions: Transitions,
         slots: Slots,
         rules: Sequence[FailureRule],
+        foreign: Foreign,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -47,6 +50,7 @@ class TaskService:
         self._transitions = transitions
         self._slots = slots
         self._rules = tuple(rules)
+        self._foreign = foreign
 
     async def get(self, principal: Principal, task_id: str) -> Task:
         """One task.
@@ -80,11 +84,17 @@ class TaskService:
         """Suspend, resume, reset or hard reset tasks; how many of them that changed.
 
         Tasks whose status does not allow it are left alone.
+
+        Raises:
+            ConflictError: some are tasks of another site, which may only be suspended here.
         """
         wanted = list(dict.fromkeys(task_ids))
         action = f"task.{ACTIONS[event]}"
         for start in range(0, len(wanted), BULK):
             await self._check_all(principal, action, wanted[start : start + BULK])
+        if event is not TaskEvent.SUSPENDED:
+            for dataset_id in {task_id.partition("-")[0] for task_id in wanted}:
+                check_own(await self._catalogue.get(dataset_id))
         return await self.change_all(event, wanted)
 
     async def change_all(self, event: TaskEvent, task_ids: Sequence[str]) -> int:
@@ -119,6 +129,25 @@ class TaskService:
         task = await self._held(principal, "pilot.processing", task_id, lease_id)
         if task.status is not TaskStatus.PROCESSING:
             raise _lost(task)
+        if await self._is_foreign(task_id):
+            pilot = self._slots.pilots.get(task.pilot_id)
+            await self._foreign.started(task, pilot.hostname if pilot else "")
+
+    async def wanted(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """Of tasks that were just claimed those that are to be run.
+
+        Another site may have dropped some without that this one could note it in time.
+        """
+        foreign = [one.task for one in claimed if one.dataset.is_mirror]
+        if not foreign:
+            return list(claimed)
+        known = await self._foreign.originals([task.task_id for task in foreign])
+        dropped = {task.task_id: task for task in foreign if task.task_id not in known}
+        if dropped:
+            await self._transitions.apply(
+                [Move(t.task_id, TaskEvent.SUSPENDED, lease_id=t.lease_id) for t in dropped.values()]
+            )
+        return [one for one in claimed if one.task.task_id not in dropped]
 
     async def finish(self, principal: Principal, task_id: str, lease_id: str | None, report: Report) -> None:
         """The attempt succeeded; saying so again changes nothing.
@@ -126,14 +155,14 @@ class TaskService:
         Raises:
             LeaseLost: the task is somebody else's by now, or was stopped.
         """
-        lease_id, _task = await self._lease(principal, "pilot.finish", task_id, lease_id)
-        ended = Ended(
-            Outcome.FINISHED,
-            hostname=report.hostname,
-            walltime_s=report.walltime_s,
-            usage=report.usage,
-            stats=report.stats,
-        )
+        lease_id, task = await self._lease(principal, "pilot.finish", task_id, lease_id)
+        if await self._is_foreign(task_id):
+            task = task or await self._existing(task_id)
+            if not _is_run(task, lease_id):
+                await self._repeat_or_lost(task_id, lease_id, Outcome.FINISHED)
+                return
+            await self._foreign.finished(task, report)
+        ended = report.ended(Outcome.FINISHED)
         move = Move(task_id, TaskEvent.FINISHED, lease_id=lease_id, ended=ended)
         if (await self._transitions.apply([move]))[0] is None:
             await self._repeat_or_lost(task_id, lease_id, Outcome.FINISHED)
@@ -150,35 +179,38 @@ class TaskService:
         """
         lease_id, task = await self._lease(principal, "pilot.fail", task_id, lease_id)
         task = task or await self._existing(task_id)
-        if task.status is not TaskStatus.PROCESSING or task.lease_id != lease_id:
+        if not _is_run(task, lease_id):
             # Nothing is learned, and no requirement grows, from whoever does not hold the task.
             await self._repeat_or_lost(task_id, lease_id, Outcome.FAILED)
             return task, None
-        dataset = await self._catalogue.get(task.dataset_id)
-        earlier = await self._failures(task)
-        decision = decide(failure, earlier, self._rules, debug=dataset.debug)
-        release_at = self._clock() + decision.backoff_s if decision.backoff_s else None
-        move = Move(
-            task_id,
-            decision.event,
-            lease_id=lease_id,
-            class_id=await self._grown(task, failure, report),
-            release_at=release_at,
-            ended=Ended(
-                Outcome.FAILED,
-                hostname=report.hostname,
-                failure_class=decision.failure_class,
-                summary=failure.summary,
-                walltime_s=report.walltime_s,
-                usage=report.usage,
-                stats=report.stats,
-            ),
-        )
-        moved: Moved | None = (await self._transitions.apply([move]))[0]
+        moved, release_at = await self.attempt_failed(task, failure, report)
         if moved is None:
             await self._repeat_or_lost(task_id, lease_id, Outcome.FAILED)
             return await self._existing(task_id), None
         return moved.task, release_at
+
+    async def attempt_failed(
+        self, task: Task, failure: Failure, report: Report
+    ) -> tuple[Moved | None, float | None]:
+        """The attempt that runs ``task`` failed, as somebody said who holds it; see `fail`.
+
+        None if it was over by then.
+        """
+        dataset = await self._catalogue.get(task.dataset_id)
+        if dataset.is_mirror:
+            await self._foreign.failed(task, failure, report)
+        decision = await self._decision(task, dataset, failure)
+        release_at = self._clock() + decision.backoff_s if decision.backoff_s else None
+        ended = report.ended(Outcome.FAILED, failure_class=decision.failure_class, summary=failure.summary)
+        move = Move(
+            task.task_id,
+            decision.event,
+            lease_id=task.lease_id,
+            class_id=None if dataset.is_mirror else await self._grown(task, failure, report),
+            release_at=release_at,
+            ended=ended,
+        )
+        return (await self._transitions.apply([move]))[0], release_at
 
     async def release(self, principal: Principal, task_id: str, lease_id: str | None, reason: str) -> None:
         """The pilot hands the task back unfinished; that does not count as a failure.
@@ -202,13 +234,35 @@ class TaskService:
         moves = [Move(task.task_id, TaskEvent.RELEASED) for task in due]
         return sum(moved is not None for moved in await self._transitions.apply(moves)) if moves else 0
 
-    async def attempt_of(self, principal: Principal, action: str, task_id: str, lease_id: str | None) -> int:
-        """The number of the caller's attempt, running or just ended: what a log belongs to.
+    async def attempt_of(self, principal: Principal, action: str, task_id: str, lease_id: str | None) -> Task:
+        """The task with the caller's attempt, running or just ended: what a log belongs to.
 
         Raises:
             LeaseLost: the task is somebody else's by now.
         """
-        return (await self._held(principal, action, task_id, lease_id)).attempt
+        return await self._held(principal, action, task_id, lease_id)
+
+    async def log_kept(self, task: Task, name: str) -> None:
+        """A log of a task was kept: another site may want it, too."""
+        if await self._is_foreign(task.task_id):
+            await self._foreign.logged(task, name)
+
+    async def _is_foreign(self, task_id: str) -> bool:
+        """Whether a task is another site's; nearly always known without asking the store."""
+        dataset_id = task_id.partition("-")[0]
+        dataset = self._catalogue.at_hand(dataset_id)
+        if dataset is None:
+            try:
+                dataset = await self._catalogue.get(dataset_id)
+            except NotFoundError:  # and so there is no such task, as whoever asks will find out
+                return False
+        return dataset.is_mirror
+
+    async def _decision(self, task: Task, dataset: Dataset, failure: Failure) -> Decision:
+        """What becomes of a task here; if it is another site's, that one decides about trying again."""
+        if dataset.is_mirror:
+            return Decision(TaskEvent.FAILED, classify(failure, self._rules).name)
+        return decide(failure, await self._failures(task), self._rules, debug=dataset.debug)
 
     async def _failures(self, task: Task) -> list[str]:
         """The classes of the failures that count: those since the task was last reset."""
@@ -349,7 +403,7 @@ def _holds(principal: Principal, task: Task) -> bool:
     """Whether the caller runs, or ran last, this very attempt."""
     if principal.kind is PrincipalKind.TASK:
         return principal.lease_id == task.lease_id
-    return principal.id == task.pilot_id
+    return bool(task.pilot_id) and principal.holder == task.pilot_id
 
 
 def check_running(principal: Principal, task: Task) -> None:
@@ -358,8 +412,12 @@ def check_running(principal: Principal, task: Task) -> None:
     Raises:
         LeaseLost: as it says.
     """
-    if task.status is not TaskStatus.PROCESSING or task.lease_id != principal.lease_id:
+    if not _is_run(task, principal.lease_id):
         raise _lost(task)
+
+
+def _is_run(task: Task, lease_id: str) -> bool:
+    return task.status is TaskStatus.PROCESSING and task.lease_id == lease_id
 
 
 def _lost(task: Task) -> LeaseLost:

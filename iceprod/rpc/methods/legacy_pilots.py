@@ -15,9 +15,9 @@ from iceprod.errors import LeaseLost, NotFoundError
 from iceprod.model.failures import Failure, FailureKind
 from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Offer, Resources, bounded
-from iceprod.rpc.methods.pilots import StatsParameter, claimed_resources
+from iceprod.rpc.methods.pilots import claimed_resources
 from iceprod.rpc.registry import Call, Registry
-from iceprod.services.reporting import Report
+from iceprod.services.reporting import Report, StatsParameter
 
 METHODS = Registry()
 

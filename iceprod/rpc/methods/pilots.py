@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import msgspec
 
 from iceprod.errors import LeaseLost, NotFoundError
-from iceprod.model.failures import Failure, FailureKind
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.pilot import PilotStatus
@@ -17,18 +16,13 @@ from iceprod.rpc.methods.datasets import Limit
 from iceprod.rpc.registry import Call, Registry
 from iceprod.rpc.views import ListView, OfferParameter, PilotView, listed, pilot_view
 from iceprod.services.handout import Credentials, HandedOut
-from iceprod.services.reporting import Report
+from iceprod.services.reporting import ErrorParameter, Name, StatsParameter, Text
 
 METHODS = Registry()
-
-MAX_STATS = 1_000_000
-"""Longest statistics of one attempt, in bytes of JSON."""
 
 WaitSeconds = Annotated[float, msgspec.Meta(ge=0, le=60)]
 TaskCount = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Leases = Annotated[list[str], msgspec.Meta(max_length=10_000)]
-Text = Annotated[str, msgspec.Meta(max_length=65536)]
-Name = Annotated[str, msgspec.Meta(max_length=253)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,65 +69,6 @@ class PulseView:
     lost: list[str]
     stop: list[str]
     drain: bool
-
-
-class StatsParameter(msgspec.Struct, frozen=True):
-    """What an attempt used: seconds, and resources in cores, GPUs, GB and hours."""
-
-    hostname: Name = ""
-    domain: Name = ""
-    time_used: float = 0.0
-    resources: dict[str, float] = {}
-    task_stats: dict[str, Any] = {}
-
-    def to_report(self) -> Report:
-        """As the services want it."""
-        return Report(
-            hostname=f"{self.hostname}.{self.domain}" if self.domain else self.hostname,
-            walltime_s=bounded(self.time_used),
-            usage={name: bounded(amount) for name, amount in self.resources.items()},
-            stats=_bounded_stats(self.task_stats),
-        )
-
-
-def _bounded_stats(stats: dict[str, Any]) -> dict[str, Any]:
-    """What a task says of itself; too much of it is dropped, which must not cost the task its completion."""
-    if stats and len(msgspec.json.encode(stats)) > MAX_STATS:
-        return {"dropped": f"longer than {MAX_STATS} bytes"}
-    return stats
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorParameter:
-    """Why an attempt failed, and what it used."""
-
-    kind: FailureKind
-    summary: Text = ""
-    exit_code: int | None = None
-    signal: int | None = None
-    resource: str = ""
-    stderr_tail: Text = ""
-    hostname: Name = ""
-    domain: Name = ""
-    time_used: float = 0.0
-    resources: dict[str, float] = field(default_factory=dict)
-    task_stats: dict[str, Any] = field(default_factory=dict)
-
-    def to_failure(self) -> Failure:
-        """The failure itself."""
-        return Failure(
-            kind=self.kind,
-            summary=self.summary,
-            exit_code=self.exit_code,
-            signal=self.signal,
-            resource=self.resource,
-            stderr_tail=self.stderr_tail,
-        )
-
-    def to_report(self) -> Report:
-        """What it used."""
-        stats = StatsParameter(self.hostname, self.domain, self.time_used, self.resources, self.task_stats)
-        return stats.to_report()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ from iceprod.services.scheduling.turns import Results, Turns
 from iceprod.services.scheduling.waiting import Waiters
 from iceprod.store.base import Store, TaskClass
 
-_TAKEN: Final = frozenset({TaskEvent.SUSPENDED, TaskEvent.RESET, TaskEvent.HARD_RESET, TaskEvent.EVICTED})
-"""What happens to a running task without its holder, or may."""
+_TAKEN: Final = frozenset({TaskEvent.SUSPENDED, TaskEvent.RESET, TaskEvent.HARD_RESET})
+"""What happens to a running task without its holder; one that is evicted was given up, or not heard of."""
 
 
 class Transitions:
