@@ -31,7 +31,7 @@ from iceprod.model.paging import Page, Slice
 from iceprod.model.pilot import Pilot, PilotPatch, PilotStatus
 from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
-from iceprod.model.task import Attempt, Move, Moved, Task
+from iceprod.model.task import Attempt, Move, Moved, Outcome, Task
 from iceprod.model.user import Token, User
 from iceprod.store.federation import FederationStore
 from iceprod.store.files import FileStore
@@ -252,8 +252,15 @@ class TaskRepository(ABC):
         """As `held_by` in parts, for a site that holds thousands: in an order of their own, after one."""
 
     @abstractmethod
-    async def count_held(self, holder: str) -> int:
-        """How many tasks a pilot or site is processing."""
+    async def count_held(self, holder: str, dataset_id: str | None = None) -> int:
+        """How many tasks, of a dataset or of all, a pilot or site is processing."""
+
+    @abstractmethod
+    async def ended_at_sites(self, dataset_id: str) -> dict[str, dict[Outcome, int]]:
+        """How many attempts at tasks of a dataset other sites have ended, by site and outcome.
+
+        In constant time: counted as attempts are recorded.
+        """
 
     @abstractmethod
     async def held_of(self, holder: str, dataset_ids: Sequence[str]) -> set[str]:

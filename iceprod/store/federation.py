@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 from iceprod.model.federation import (
     Backlog,
@@ -16,9 +18,31 @@ from iceprod.model.federation import (
     Operation,
     Peer,
     PeerRole,
+    PeerStatus,
     Queued,
 )
 from iceprod.model.paging import Page, Slice
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPatch:
+    """What to change in a peer; None leaves a field as it is."""
+
+    status: PeerStatus | None = None
+    url: str | None = None
+    version: str | None = None
+    protocol: int | None = None
+    share: float | None = None
+    most_tasks: int | None = None
+    lease_s: float | None = None
+    contact_at: float | None = None
+    expires_at: float | None = None
+    note: str | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """The fields to change, with their values."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class PeerRepository(ABC):
@@ -27,6 +51,10 @@ class PeerRepository(ABC):
     @abstractmethod
     async def put(self, peer: Peer) -> None:
         """Keep a peer, new or in place of what was kept of the same role and name."""
+
+    @abstractmethod
+    async def update(self, role: PeerRole, name: str, patch: PeerPatch) -> Peer | None:
+        """Change some fields, so that of changes by several callers none is lost; None if it is not known."""
 
     @abstractmethod
     async def get(self, role: PeerRole, name: str) -> Peer | None:
@@ -82,7 +110,12 @@ class OutboxRepository(ABC):
 
     @abstractmethod
     async def next(self, peer: str, after: int, limit: int) -> list[Queued]:
-        """The first operations for a peer with a number over ``after``, in order."""
+        """The first operations for a peer with a number over ``after``, in order.
+
+        What was queued by a call that had returned has a lower number than what is queued
+        afterwards.  Of calls at the same time by several processes, one with lower numbers may
+        show up after higher ones were read: whoever has come to the end begins again at 0.
+        """
 
     @abstractmethod
     async def done(self, peer: str, numbers: Sequence[int]) -> None:

@@ -282,6 +282,24 @@ async def test_what_a_holder_has_is_read_in_parts_and_counted(store: Store):
     assert await store.tasks.held_after("site:w", "nope-0-0", 2) == []
 
 
+async def test_what_other_sites_have_ended_is_counted_by_dataset(store: Store):
+    for name in "de":
+        await make(store, name, jobs_wanted=5)
+    for task_id, site in {"d-0-0": "w.x", "d-1-0": "w.x", "d-2-0": "w.x", "d-3-0": "o", "e-0-0": "o"}.items():
+        await claim(store, task_id, lease=f"L{task_id}", pilot=f"site:{site}")
+    await claim(store, "d-4-0", lease="Ld-4-0", pilot="p")
+
+    for task_id in ("d-0-0", "d-1-0", "d-4-0", "e-0-0"):
+        await finish(store, task_id, lease=f"L{task_id}")
+    failed = Ended(Outcome.FAILED)
+    await move(store, "d-3-0", E.RETRIED, lease_id="Ld-3-0", ended=failed, now=20.0)
+
+    assert await store.tasks.ended_at_sites("d") == {"o": {Outcome.FAILED: 1}, "w.x": {Outcome.FINISHED: 2}}
+    assert await store.tasks.ended_at_sites("e") == {"o": {Outcome.FINISHED: 1}}
+    assert await store.tasks.ended_at_sites("nope") == {}
+    assert [await store.tasks.count_held("site:w.x", name) for name in ("d", "e", "nope")] == [1, 0, 0]
+
+
 async def test_tasks_are_read_together(store: Store):
     await make(store, jobs_wanted=3)
 

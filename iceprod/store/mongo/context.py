@@ -32,6 +32,8 @@ class Context:
         self.sequences = database.collection("sequences")
         self.files = database.collection("files")
         self.stored = database.collection("stored")
+        self.errands = database.collection("errands")
+        self.outbox = database.collection("outbox")
         self.states = States(self.datasets)
         self.left: set[str] = set()
         """Datasets of jobs for which something could not be done: the database went away."""

@@ -37,6 +37,7 @@ from iceprod.store.mongo.documents import (
     job_counts,
     job_place,
     needed_datasets,
+    sites_document,
     task_counts,
 )
 from iceprod.store.mongo.effects import OWES
@@ -115,13 +116,15 @@ class MongoDatasets(DatasetRepository):
     async def update(self, dataset_id: str, patch: DatasetPatch, *, now: float) -> Dataset | None:
         """See the port."""
         changes = {name: value for name, value in asdict(patch).items() if value is not None}
+        if patch.sites is not None:
+            changes["sites"] = sites_document(patch.sites)
         tries = 0
         while (document := await self._datasets.find_one({"_id": dataset_id})) is not None:
             wanted = _rolled_up({**document, **changes}, now=now)
             fields = {
                 name: wanted[name]
                 for name in (*changes, "status", "status_changed_at")
-                if wanted[name] != document[name]
+                if wanted[name] != document.get(name)
             }
             if not fields:
                 return dataset_of(document)

@@ -15,6 +15,7 @@ import msgspec
 
 from iceprod.errors import NotFoundError
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import SiteRules
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import UNFINISHED, JobStatus, TaskStatus
 from iceprod.model.resources import Requirements
@@ -40,7 +41,7 @@ _PLAIN: Final = (
     "config_version", "description", "priority", "truncated", "suspended", "always_active",
     "jobs_immutable", "debug", "public", "retain_until",
 )  # fmt: skip
-DATASET_FIELDS: Final = ("status", "graph", *_PLAIN)
+DATASET_FIELDS: Final = ("status", "graph", "source", "sites", *_PLAIN)
 """What `dataset_of` needs."""
 HEAD_FIELDS: Final = ("status", "jobs", "version", "epoch", "needed_by", "graph_version", *_PLAIN)
 """What a move of tasks must know of their dataset; short, however many tasks its jobs have."""
@@ -101,6 +102,8 @@ def dataset_document(given: Dataset) -> Document:
         "status": given.status.value,
         **plain,
         "graph": graph_text(given.task_names, given.depends, given.external),
+        "source": given.source,
+        "sites": sites_document(given.sites),
         "graph_version": 1,
         "needs": needed_datasets(given.external),
         "needed_by": [],
@@ -131,8 +134,19 @@ def _dataset(document: Mapping[str, Any], names: Any, depends: Any, external: An
         task_names=names,
         depends=depends,
         external=external,
+        source=document.get("source", ""),  # older documents do not have these two
+        sites=_sites_of(document.get("sites", {})),
         **{name: document[name] for name in _PLAIN},
     )
+
+
+def sites_document(given: SiteRules) -> Document:
+    """Where tasks may run, as it is stored."""
+    return {"only": list(given.only), "never": list(given.never)}
+
+
+def _sites_of(document: Mapping[str, Any]) -> SiteRules:
+    return SiteRules(tuple(document.get("only", ())), tuple(document.get("never", ())))
 
 
 def job_counts(document: Mapping[str, Any]) -> dict[JobStatus, int]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from iceprod.errors import AlreadyExists, ConfigError
-from iceprod.store.mongo import accounts, audit, credentials, files, logs, pilots, schema, usage
+from iceprod.store.mongo import accounts, audit, credentials, federation, files, logs, pilots, schema, usage
 from iceprod.store.mongo.client import Database, IndexModel
 
 META: Final = "meta"
@@ -28,7 +28,7 @@ processes may run one at the same time.
 def indexes() -> dict[str, Sequence[IndexModel]]:
     """The indexes of each collection that has any besides that of ``_id``."""
     found: dict[str, Sequence[IndexModel]] = {}
-    for module in (schema, accounts, audit, logs, pilots, files, usage, credentials):
+    for module in (schema, accounts, audit, logs, pilots, files, usage, credentials, federation):
         found.update(module.INDEXES)
     return found
 

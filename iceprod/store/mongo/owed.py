@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from iceprod.model.federation import site_of
 from iceprod.model.lifecycle import UNFINISHED
+from iceprod.model.task import Outcome
 from iceprod.store.mongo.client import Document
 
 
@@ -47,6 +49,19 @@ def read_owed(text: str) -> Owed:
     return _decoder.decode(text)
 
 
+def at_site(site: str, outcome: str) -> str:
+    """What the counter of attempts that ended so at a site is called; a dot would begin a part."""
+    return f"at_sites.{site.replace('.', '/')}.{outcome}"
+
+
+def at_sites(document: Mapping[str, Any]) -> dict[str, dict[Outcome, int]]:
+    """How many attempts ended how at which site, from a dataset's ``at_sites``."""
+    return {
+        site.replace("/", "."): {Outcome(outcome): int(n) for outcome, n in counts.items()}
+        for site, counts in sorted(document.get("at_sites", {}).items())
+    }
+
+
 def increments(found: Iterable[Owed]) -> Document:
     """What to add to the counters of a dataset, by their names in its document."""
     total: Counter[str] = Counter()
@@ -61,4 +76,7 @@ def increments(found: Iterable[Owed]) -> Document:
             before, after = owed.job
             total[f"jobs.{before}"] -= 1
             total[f"jobs.{after}"] += 1
+        for attempt in owed.attempts:
+            if site := site_of(attempt["pilot_id"]):
+                total[at_site(site, attempt["outcome"])] += 1
     return {name: number for name, number in total.items() if number}

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
+from iceprod.model.federation import HOLDER_PREFIX, site_of
 from iceprod.model.lifecycle import JobStatus, TaskStatus, roll_up_job
 from iceprod.store.base import Drift
 from iceprod.store.mongo.client import ASCENDING, Document
@@ -22,9 +23,11 @@ from iceprod.store.mongo.documents import (
     derived,
     job_place,
     of_dataset,
+    task_key,
     unfinished,
 )
 from iceprod.store.mongo.effects import OWES, carry_out
+from iceprod.store.mongo.owed import at_site
 from iceprod.store.mongo.pending import complete
 
 _TRIES: Final = 8
@@ -107,6 +110,7 @@ async def fill_counters(context: Context, dataset_id: str, *, needed_by: list[st
         return
     counted = await _count(context, document)
     del counted["jobs_made"]
+    counted.update(await _count_at_sites(context, document["number"]))
     change = {"$set": {**counted, "needed_by": needed_by}, "$inc": {"version": 1}}
     await context.datasets.update({"_id": dataset_id}, change)
 
@@ -172,6 +176,15 @@ async def _count(context: Context, document: Document) -> Counts:
     counted["unfinished"] = unfinished(kinds.values())
     counted["jobs_made"] = sum(found["n"] for found in jobs)
     return counted
+
+
+async def _count_at_sites(context: Context, number: int) -> Counts:
+    """What the counters of attempts at other sites should say."""
+    first, last = task_key(number, 0, 0), task_key(number + 1, 0, 0)
+    where = {"key": {"$gte": first, "$lt": last}, "pilot_id": {"$gte": HOLDER_PREFIX, "$lt": "site;"}}
+    of = {"holder": "$pilot_id", "outcome": "$outcome"}
+    found = await context.attempts.aggregate([{"$match": where}, {"$group": {"_id": of, "n": {"$sum": 1}}}])
+    return {at_site(site_of(each["_id"]["holder"]), each["_id"]["outcome"]): each["n"] for each in found}
 
 
 def _stored(document: Mapping[str, Any]) -> Counts:

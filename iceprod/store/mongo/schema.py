@@ -53,4 +53,6 @@ SHARD_KEYS: Final[Mapping[str, Mapping[str, object]]] = {
     "logs": {"_id": "hashed"},
     "files": {"_id": "hashed"},
     "usage": {"_id": "hashed"},
+    "errands": {"_id": "hashed"},
+    "outbox": {"_id": "hashed"},
 }

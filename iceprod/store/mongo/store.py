@@ -18,6 +18,7 @@ from iceprod.store.mongo.client import Database
 from iceprod.store.mongo.context import Context
 from iceprod.store.mongo.credentials import MongoCredentials
 from iceprod.store.mongo.datasets import MongoDatasets
+from iceprod.store.mongo.federation import MongoErrands, MongoOutbox, MongoPeers
 from iceprod.store.mongo.files import MongoFiles
 from iceprod.store.mongo.jobs import MongoJobs
 from iceprod.store.mongo.logs import MongoLogs
@@ -68,6 +69,9 @@ class MongoStore(Store):
             self.files = MongoFiles(context)
             self.usage = MongoUsage(database)
             self.credentials = MongoCredentials(database)
+            self.peers = MongoPeers(database)
+            self.errands = MongoErrands(context)
+            self.outbox = MongoOutbox(context)
             self.archive = MongoArchive(database, context, self.values)
             self.sharing = MongoSharing(database)
         except BaseException:

@@ -11,7 +11,7 @@ from typing import Final
 from iceprod.errors import NotFoundError, QueryError
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
-from iceprod.model.task import MAX_TASKS, Attempt, Move, Moved, Task, parse_task_id
+from iceprod.model.task import MAX_TASKS, Attempt, Move, Moved, Outcome, Task, parse_task_id
 from iceprod.store import cursors
 from iceprod.store.base import TaskFilter, TaskRepository
 from iceprod.store.mongo.client import ASCENDING, DESCENDING, Document
@@ -30,6 +30,7 @@ from iceprod.store.mongo.documents import (
     tasks_of,
 )
 from iceprod.store.mongo.effects import follow
+from iceprod.store.mongo.owed import at_sites
 from iceprod.store.mongo.recount import repair_left
 from iceprod.store.mongo.states import State
 from iceprod.store.mongo.work import JobWork
@@ -139,14 +140,25 @@ class MongoTasks(TaskRepository):
         )
         return [task for task in _tasks(found, start) if _is_held(task, holder)][:limit]
 
-    async def count_held(self, holder: str) -> int:
+    async def count_held(self, holder: str, dataset_id: str | None = None) -> int:
         """See the port."""
-        found = await self._context.jobs.find({"held": holder}, ("tasks.status", "tasks.pilot_id"))
+        where: Document = {"held": holder}
+        if dataset_id is not None:
+            state = await self._context.states.get(dataset_id)
+            if state is None:
+                return 0
+            where["key"] = of_dataset(state.number)
+        found = await self._context.jobs.find(where, ("tasks.status", "tasks.pilot_id"))
         return sum(
             task["status"] == PROCESSING and task["pilot_id"] == holder
             for job in found
             for task in job["tasks"]
         )
+
+    async def ended_at_sites(self, dataset_id: str) -> dict[str, dict[Outcome, int]]:
+        """See the port."""
+        found = await self._context.datasets.find_one({"_id": dataset_id}, ("at_sites",))
+        return at_sites(found or {})
 
     async def held_of(self, holder: str, dataset_ids: Sequence[str]) -> set[str]:
         """See the port."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +23,7 @@ from iceprod.model.federation import (
 )
 from iceprod.model.paging import Page, Slice
 from iceprod.store import cursors
-from iceprod.store.federation import ErrandRepository, OutboxRepository, PeerRepository
+from iceprod.store.federation import ErrandRepository, OutboxRepository, PeerPatch, PeerRepository
 from iceprod.store.sqlite.keys import LAST_KEY
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction
@@ -72,11 +73,22 @@ class SqlitePeers(PeerRepository):
         values = peer_row(peer)
         await self._writer.run(lambda transaction: transaction.connection.execute(PUT_PEER, values) and None)
 
+    async def update(self, role: PeerRole, name: str, patch: PeerPatch) -> Peer | None:
+        """See the port."""
+
+        def operation(transaction: SqliteTransaction) -> Peer | None:
+            former = _peer(transaction.connection, role, name)
+            if former is None:
+                return None
+            changed = replace(former, **patch.changes())
+            transaction.connection.execute(PUT_PEER, peer_row(changed))
+            return changed
+
+        return await self._writer.run(operation)
+
     async def get(self, role: PeerRole, name: str) -> Peer | None:
         """See the port."""
-        sql = "SELECT body FROM peers WHERE role = ? AND name = ?"
-        row = self._reader.now(lambda connection: connection.execute(sql, (role, name)).fetchone())
-        return None if row is None else read_peer(row[0])
+        return self._reader.now(lambda connection: _peer(connection, role, name))
 
     async def all(self) -> list[Peer]:
         """See the port."""
@@ -244,6 +256,12 @@ class SqliteOutbox(OutboxRepository):
             lambda connection: connection.execute(_BACKLOG, {"peer": peer}).fetchone()
         )
         return Backlog(*found)
+
+
+def _peer(connection: sqlite3.Connection, role: PeerRole, name: str) -> Peer | None:
+    sql = "SELECT body FROM peers WHERE role = ? AND name = ?"
+    row = connection.execute(sql, (role, name)).fetchone()
+    return None if row is None else read_peer(row[0])
 
 
 def peer_row(peer: Peer) -> tuple[str, str, str]:

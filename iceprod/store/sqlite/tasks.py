@@ -12,7 +12,7 @@ import msgspec
 
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
-from iceprod.model.task import Attempt, Move, Moved, Task
+from iceprod.model.task import Attempt, Move, Moved, Outcome, Task
 from iceprod.store import cursors
 from iceprod.store.base import TaskFilter, TaskRepository
 from iceprod.store.sqlite import rows
@@ -138,11 +138,33 @@ class SqliteTasks(TaskRepository):
             )
         )
 
-    async def count_held(self, holder: str) -> int:
+    async def count_held(self, holder: str, dataset_id: str | None = None) -> int:
         """See the port."""
-        sql = "SELECT count(*) FROM tasks INDEXED BY tasks_held WHERE pilot_id = ? AND status = 3"
-        (number,) = await self._reader.run(lambda connection: connection.execute(sql, (holder,)).fetchone())
-        return int(number)
+        bounds = 0, LAST_KEY
+        if dataset_id is not None:
+            number = self._reader.now(lambda connection: self._numbers.number(connection, dataset_id))
+            if number is None:
+                return 0
+            bounds = task_keys(number)
+        sql = (
+            "SELECT count(*) FROM tasks INDEXED BY tasks_held"
+            " WHERE pilot_id = ? AND status = 3 AND key BETWEEN ? AND ?"
+        )
+        found = await self._reader.run(
+            lambda connection: connection.execute(sql, (holder, *bounds)).fetchone()
+        )
+        return int(found[0])
+
+    async def ended_at_sites(self, dataset_id: str) -> dict[str, dict[Outcome, int]]:
+        """See the port."""
+        number = self._reader.now(lambda connection: self._numbers.number(connection, dataset_id))
+        sql = "SELECT site, outcome, attempts FROM ended_at_sites WHERE number = ? ORDER BY site, outcome"
+        found: dict[str, dict[Outcome, int]] = {}
+        for site, outcome, attempts in self._reader.now(
+            lambda connection: connection.execute(sql, (number,)).fetchall()
+        ):
+            found.setdefault(site, {})[Outcome(outcome)] = attempts
+        return found
 
     async def held_of(self, holder: str, dataset_ids: Sequence[str]) -> set[str]:
         """See the port."""
