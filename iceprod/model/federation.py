@@ -67,6 +67,25 @@ class Peer:
     note: str = ""
 
 
+@value
+class PeerState:
+    """How another site was last seen: what changes all the time, and is written down now and then.
+
+    ``waiting``, ``lag_s`` and ``dead`` are about the operations that a child has for its parent:
+    how many wait, for how long the first of them has, and how many were refused.  ``failures``
+    counts the calls to a parent in a row that failed, the last one for ``reason``.
+    """
+
+    role: PeerRole
+    name: str
+    contact_at: float = 0.0
+    waiting: int = 0
+    lag_s: float = 0.0
+    dead: int = 0
+    failures: int = 0
+    reason: str = ""
+
+
 class ErrandStatus(StrEnum):
     """How a task that is run for another site stands here."""
 

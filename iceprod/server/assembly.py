@@ -36,6 +36,7 @@ from iceprod.services.logs import LogService
 from iceprod.services.materialise import Materialiser
 from iceprod.services.news import News
 from iceprod.services.passwords import Passwords
+from iceprod.services.peer_states import PeerStates
 from iceprod.services.pilots import PilotLimits, PilotService
 from iceprod.services.rates import Rates
 from iceprod.services.reports import Reports
@@ -198,6 +199,7 @@ class _Base:
     catalogue: Catalogue
     rates: Rates
     slots: Slots
+    peers: PeerStates
     matching: _Scheduling
 
 
@@ -219,6 +221,7 @@ def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clo
         catalogue=catalogue,
         rates=Rates(clock),
         slots=Slots(),
+        peers=PeerStates(store.values, draft=draft),
         matching=matching,
     )
 
@@ -344,6 +347,7 @@ def make_services(
         pilots=pilots,
         reports=reports,
         grids=controller,
+        peers=base.peers,
     )
     plane = make_file_plane(store, settings, clock=clock, monotonic=monotonic, catalogue=catalogue)
     services = Services(

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from iceprod.model.federation import PeerRole, PeerState
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.pilot import PilotPatch
 from iceprod.model.shares import Leaf
@@ -34,6 +35,7 @@ TOLD: Final = frozenset(
         EventKind.PILOT_CHANGED,
         EventKind.CREDENTIALS_REVOKED,
         EventKind.LEASES_TAKEN,
+        EventKind.PEER_CHANGED,
         EventKind.OPERATIONS_QUEUED,
     }
 )
@@ -71,6 +73,7 @@ class Bulletin(msgspec.Struct, omit_defaults=True):
     charges: list[Charge] = []
     events: list[tuple[EventKind, str]] = []
     pilots: list[PilotPatch] = []
+    peers: list[PeerState] = []
     samples: list[Sample] = []
     state: HolderState | None = None
 
@@ -147,6 +150,7 @@ def together(bulletins: Iterable[tuple[str, Bulletin]]) -> Bulletin:
         all_told.classes += bulletin.classes
         all_told.charges += bulletin.charges
         all_told.pilots += bulletin.pilots
+        all_told.peers += bulletin.peers
         all_told.samples += bulletin.samples
         all_told.state = bulletin.state or all_told.state
     for own in tasks.values():
@@ -174,6 +178,7 @@ class Draft:
         self._tasks = _Tasks()
         self._events: dict[tuple[EventKind, str], None] = {}
         self._patches: dict[str, PilotPatch] = {}
+        self._peers: dict[tuple[PeerRole, str], PeerState] = {}
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
@@ -225,6 +230,12 @@ class Draft:
             self._patches[patch.pilot_id] = patch
             self._written()
 
+    def heard_of(self, states: Iterable[PeerState]) -> None:
+        """Other sites were heard of; the last word counts."""
+        if not self._is_quiet:
+            self._peers |= {(state.role, state.name): state for state in states}
+            self._written()
+
     def sampled(self, points: Iterable[Sample]) -> None:
         """The graphs have new points."""
         if not self._is_quiet:
@@ -249,6 +260,7 @@ class Draft:
         self._tasks.write_to(bulletin)
         bulletin.events = list(self._events)
         bulletin.pilots = list(self._patches.values())
+        bulletin.peers = list(self._peers.values())
         bulletin.charges = [(*leaf, cores, hours) for leaf, cores, hours in charges]
         self._clear()
         self.filled.clear()

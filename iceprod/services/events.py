@@ -22,6 +22,7 @@ class EventKind(StrEnum):
     TASKS_MOVED = "tasks_moved"
     WORK_READY = "work_ready"  # tasks of a class that had none may be claimed
     PILOT_CHANGED = "pilot_changed"
+    PEER_CHANGED = "peer_changed"  # what is kept of another site, not how it was last seen
     CREDENTIALS_REVOKED = "credentials_revoked"  # some of a subject's
     LEASES_TAKEN = "leases_taken"  # tasks that a holder ran are its own no longer, and it was not asked
     OPERATIONS_QUEUED = "operations_queued"  # something waits to be told to a parent

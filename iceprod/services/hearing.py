@@ -14,6 +14,7 @@ from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.grids import GridController
 from iceprod.services.materialise import Materialiser
+from iceprod.services.peer_states import PeerStates
 from iceprod.services.pilots import PilotService
 from iceprod.services.reports import Reports
 from iceprod.services.scheduling import Scheduler, Transitions
@@ -40,6 +41,7 @@ class Hearing:
     pilots: PilotService
     reports: Reports
     grids: GridController
+    peers: PeerStates
 
     async def hear(self, bulletin: Bulletin) -> None:
         """Another process has told this."""
@@ -51,6 +53,7 @@ class Hearing:
             self.transitions.moved_elsewhere(gone=bulletin.gone, ready=bulletin.ready)
             self.scheduler.charged_elsewhere(bulletin.charges)
             self.reports.sampled_elsewhere(bulletin.samples)
+            self.peers.seen_elsewhere(bulletin.peers)
             if bulletin.state is not None:
                 self._stands(bulletin.state)
         await self._pilots(bulletin)
@@ -69,6 +72,7 @@ class Hearing:
         await self.scheduler.reload()
         await self.pilots.load()
         await self.reports.load()
+        await self.peers.load()
         for dataset in await self.store.datasets.active():
             self.materialiser.wake(dataset.dataset_id)
             self._tell(Event(EventKind.DATASET_CHANGED, dataset.dataset_id))
