@@ -16,6 +16,7 @@ from store_samples import OpenStore, claim, dataset, finish
 from iceprod.errors import AlreadyExists, ConflictError, InputError
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.paging import Page
+from iceprod.model.task import Outcome
 from iceprod.model.user import User
 from iceprod.store.archive import Archive, JobRecord, Key, Kind, LogRecord, Record, Value
 from iceprod.store.archive_file import ArchiveFile, write_archive
@@ -136,6 +137,18 @@ async def test_a_copy_is_equal_and_works_on(store: Store, target: Store):
     assert await target.tasks.recent_attempts("first", 0, 9) == await store.tasks.recent_attempts(
         "first", 0, 9
     )
+
+
+async def test_what_other_sites_ended_is_counted_in_the_copy(store: Store, target: Store):
+    await fill(store)
+    await claim(store, "first-1-1", lease="lent", pilot="site:a.b")
+    await finish(store, "first-1-1", lease="lent")
+
+    await copy(store.archive, target.archive)
+    await target.archive.finish()
+
+    found = await target.tasks.ended_at_sites("first")
+    assert found == await store.tasks.ended_at_sites("first") == {"a.b": {Outcome.FINISHED: 1}}
 
 
 async def test_a_copy_into_the_other_kind_and_back_is_equal(filled: Store, store: Store, tmp_path: Path):

@@ -29,14 +29,14 @@ from iceprod.store.sqlite.accounts import token_row
 from iceprod.store.sqlite.archive_read import OWN
 from iceprod.store.sqlite.credentials import PUT_SEALED, sealed_row
 from iceprod.store.sqlite.files import PUT_FILE, file_row, write_stored
-from iceprod.store.sqlite.keys import TASK_BITS, TASK_MASK, job_key, kind_key, task_key
+from iceprod.store.sqlite.keys import NUMBER_BITS, TASK_BITS, TASK_MASK, job_key, kind_key, task_key
 from iceprod.store.sqlite.recount import write_counts
 from iceprod.store.sqlite.states import read_dataset
 from iceprod.store.sqlite.usage import QUOTA_COLUMNS, USAGE_COLUMNS, quota_row, usage_row
 
 Row = tuple[Any, ...]
 
-_DERIVED = ("externals", "tasks", "task_counts", "job_counts", "stored")
+_DERIVED = ("externals", "tasks", "task_counts", "job_counts", "ended_at_sites", "stored")
 
 
 def write(connection: sqlite3.Connection, kind: Kind, records: Sequence[Record]) -> None:
@@ -57,6 +57,7 @@ def finish(connection: sqlite3.Connection) -> None:
         if dataset is not None:
             _keep_graph(connection, dataset)
             write_counts(connection, number)
+    _count_at_sites(connection)
     write_stored(connection)
 
 
@@ -67,6 +68,16 @@ def clear(connection: sqlite3.Connection) -> None:
         connection.execute(f"DELETE FROM {table}{own}")
     # So that numbers are given from 1 on, as in a new store.
     connection.execute("DELETE FROM sqlite_sequence")
+
+
+def _count_at_sites(connection: sqlite3.Connection) -> None:
+    """Count anew what a trigger counts, because pages may have been written twice."""
+    connection.execute("DELETE FROM ended_at_sites")
+    connection.execute(
+        "INSERT INTO ended_at_sites (number, site, outcome, attempts)"
+        f" SELECT key >> {NUMBER_BITS}, substr(pilot_id, 6), outcome, count(*) FROM attempts"
+        " WHERE pilot_id >= 'site:' AND pilot_id < 'site;' GROUP BY 1, 2, 3"
+    )
 
 
 def _keep_graph(connection: sqlite3.Connection, dataset: Dataset) -> None:
