@@ -52,6 +52,8 @@ from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.services.why import Why
+from iceprod.site_sync.errands import Errands
+from iceprod.site_sync.outbox import Outbox
 from iceprod.store.base import Store
 from iceprod.store.sqlite import SqliteStore
 
@@ -201,6 +203,7 @@ class _Base:
     slots: Slots
     peers: PeerStates
     matching: _Scheduling
+    errands: Errands
 
 
 def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clock, process_id: str) -> _Base:
@@ -223,6 +226,7 @@ def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clo
         slots=Slots(),
         peers=PeerStates(store.values, draft=draft),
         matching=matching,
+        errands=Errands(store, clock=clock, outbox=Outbox(store, events=events)),
     )
 
 
@@ -247,6 +251,7 @@ def _make_tasks(base: _Base, failures: FailureSettings) -> TaskService:
         transitions=base.matching.transitions,
         rules=failure_rules(failures),
         slots=base.slots,
+        foreign=base.errands,
     )
 
 
@@ -349,7 +354,9 @@ def make_services(
         grids=controller,
         peers=base.peers,
     )
-    plane = make_file_plane(store, settings, clock=clock, monotonic=monotonic, catalogue=catalogue)
+    plane = make_file_plane(
+        store, settings, clock=clock, monotonic=monotonic, catalogue=catalogue, foreign=base.errands
+    )
     services = Services(
         **{each.name: getattr(plane, each.name) for each in fields(plane)},
         accounts=accounts,
@@ -362,6 +369,7 @@ def make_services(
             accounts=accounts,
             catalogue=catalogue,
             pilots=pilots,
+            foreign=base.errands,
             lease_s=lease_s,
             site_url=lambda: addresses.url,
             relayed=relayed_places(settings.files),
@@ -381,7 +389,7 @@ def make_services(
         news=News(store.sharing, base.draft, base.matching.share, process_id=process_id, monotonic=monotonic),
         hearing=hearing,
         addresses=addresses,
-        federation=make_federation(store, clock=clock, events=base.events),
+        federation=make_federation(base.errands),
     )
     _connect(services)
     return services

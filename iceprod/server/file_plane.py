@@ -23,6 +23,7 @@ from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.filestore import FileTree
 from iceprod.services.flow_history import FlowHistory
+from iceprod.services.foreign import Foreign
 from iceprod.services.origins import OriginRule, Origins
 from iceprod.services.places import Places
 from iceprod.services.proxying import Proxying
@@ -44,7 +45,13 @@ def make_movers() -> dict[str, Mover]:
 
 
 def make_file_plane(
-    store: Store, settings: Settings, *, clock: Clock, monotonic: Clock, catalogue: Catalogue
+    store: Store,
+    settings: Settings,
+    *,
+    clock: Clock,
+    monotonic: Clock,
+    catalogue: Catalogue,
+    foreign: Foreign,
 ) -> FilePlane:
     """All of it over an open store; nothing runs yet."""
     known = FileCatalogue(store, catalogue, clock=clock)
@@ -67,7 +74,7 @@ def make_file_plane(
         ],
         make_movers(),
         vault,
-        reach=TaskReach(store, catalogue),
+        reach=TaskReach(store, catalogue, foreign=foreign),
     )
     uploads = make_uploads(
         settings.uploads_path,

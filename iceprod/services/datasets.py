@@ -20,6 +20,7 @@ from iceprod.model.task import MAX_JOBS, parse_job_id
 from iceprod.services.authorization import check, check_object, is_allowed, visible_to
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.events import Event, EventKind, Events
+from iceprod.services.foreign import check_own
 from iceprod.services.materialise import Materialiser
 from iceprod.services.rates import Rates
 from iceprod.services.scheduling import Scheduler
@@ -178,7 +179,7 @@ class DatasetService:
             VersionMismatch: it was edited since version ``version``.
             ConflictError: jobs were made and the number of tasks is another.
         """
-        dataset = await self._checked(principal, "dataset.update_config", dataset_id)
+        dataset = await self._steered(principal, "dataset.update_config", dataset_id)
         document = await asyncio.to_thread(read, config, format="json")
         graph = await self._graph(principal, document, dataset.jobs_wanted)
         if dataset.jobs_made and len(graph.names) != len(dataset.task_names):
@@ -207,7 +208,7 @@ class DatasetService:
 
     async def suspend(self, principal: Principal, dataset_id: str) -> int:
         """Hold every unfinished task and make no more jobs; how many tasks that held."""
-        await self._checked(principal, "dataset.suspend", dataset_id)
+        await self._steered(principal, "dataset.suspend", dataset_id)
         dataset = await self._patch(dataset_id, DatasetPatch(suspended=True))
         changed = await self._tasks.change_dataset(TaskEvent.SUSPENDED, dataset_id)
         await self._changed(principal, "dataset.suspend", dataset)
@@ -215,7 +216,7 @@ class DatasetService:
 
     async def resume(self, principal: Principal, dataset_id: str) -> int:
         """Let a suspended dataset go on; how many tasks may run again."""
-        await self._checked(principal, "dataset.resume", dataset_id)
+        await self._steered(principal, "dataset.resume", dataset_id)
         dataset = await self._patch(dataset_id, DatasetPatch(suspended=False))
         changed = await self._tasks.change_dataset(TaskEvent.RESUMED, dataset_id)
         await self._changed(principal, "dataset.resume", dataset)
@@ -223,7 +224,7 @@ class DatasetService:
 
     async def reset(self, principal: Principal, dataset_id: str) -> int:
         """Try every failed and suspended task again; how many those are."""
-        await self._checked(principal, "dataset.reset", dataset_id)
+        await self._steered(principal, "dataset.reset", dataset_id)
         dataset = await self._patch(dataset_id, DatasetPatch(suspended=False))
         changed = await self._tasks.change_dataset(TaskEvent.RESET, dataset_id)
         await self._changed(principal, "dataset.reset", dataset)
@@ -231,7 +232,7 @@ class DatasetService:
 
     async def hard_reset(self, principal: Principal, dataset_id: str) -> int:
         """Start every task again, complete ones too; how many those are."""
-        await self._checked(principal, "dataset.hard_reset", dataset_id)
+        await self._steered(principal, "dataset.hard_reset", dataset_id)
         dataset = await self._patch(dataset_id, DatasetPatch(suspended=False))
         changed = await self._tasks.change_dataset(TaskEvent.HARD_RESET, dataset_id)
         await self._changed(principal, "dataset.hard_reset", dataset)
@@ -239,7 +240,7 @@ class DatasetService:
 
     async def truncate(self, principal: Principal, dataset_id: str) -> Dataset:
         """Make no more jobs than were made."""
-        dataset = await self._checked(principal, "dataset.truncate", dataset_id)
+        dataset = await self._steered(principal, "dataset.truncate", dataset_id)
         patch = DatasetPatch(truncated=True, jobs_wanted=dataset.jobs_made)
         return await self._changed(principal, "dataset.truncate", await self._patch(dataset_id, patch))
 
@@ -249,7 +250,7 @@ class DatasetService:
         Raises:
             ConflictError: the dataset's number of jobs is fixed, or is that large already.
         """
-        dataset = await self._checked(principal, "dataset.extend", dataset_id)
+        dataset = await self._steered(principal, "dataset.extend", dataset_id)
         _check_njobs(njobs)
         if dataset.jobs_immutable:
             raise ConflictError("the number of jobs of this dataset may not be changed")
@@ -261,7 +262,7 @@ class DatasetService:
 
     async def set_priority(self, principal: Principal, dataset_id: str, priority: float) -> Dataset:
         """Set the priority among the owner's datasets, from 0 (last) to 1 (first)."""
-        await self._checked(principal, "dataset.priority", dataset_id)
+        await self._steered(principal, "dataset.priority", dataset_id)
         _check_priority(priority)
         patch = DatasetPatch(priority=priority)
         return await self._changed(principal, "dataset.priority", await self._patch(dataset_id, patch))
@@ -291,6 +292,8 @@ class DatasetService:
                 await asyncio.sleep(0)
             dataset_id, _ = parse_job_id(job_id)
             dataset = await self._checked(principal, f"job.{ACTIONS[event]}", dataset_id)
+            if event is not TaskEvent.SUSPENDED:
+                check_own(dataset)
             widest = max(widest, len(dataset.task_names))
         changed, part = 0, max(1, BULK // widest)  # jobs whose tasks are moved in one transaction
         for start in range(0, len(wanted), part):
@@ -346,6 +349,16 @@ class DatasetService:
             group=dataset.group,
             public=dataset.public,
         )
+        return dataset
+
+    async def _steered(self, principal: Principal, action: str, dataset_id: str) -> Dataset:
+        """As `_checked`, for what changes a dataset: one of another site is changed there.
+
+        Raises:
+            ConflictError: it is another site's.
+        """
+        dataset = await self._checked(principal, action, dataset_id)
+        check_own(dataset)
         return dataset
 
     async def _patch(self, dataset_id: str, patch: DatasetPatch) -> Dataset:

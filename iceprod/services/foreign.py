@@ -7,8 +7,10 @@ They know no more of other sites than this.  All of it is about tasks of mirror 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
+from iceprod.errors import ConflictError
+from iceprod.model.dataset import Dataset
 from iceprod.model.failures import Failure
 from iceprod.model.federation import Original
 from iceprod.model.task import Task
@@ -24,7 +26,7 @@ class Foreign(Protocol):
     """
 
     async def originals(self, task_ids: Sequence[str]) -> Mapping[str, Original]:
-        """What tasks are called where their datasets were made; those that are none of it are left out."""
+        """What tasks are called where their datasets were made; those that nobody wants are left out."""
         ...
 
     async def started(self, task: Task, hostname: str) -> None:
@@ -39,8 +41,8 @@ class Foreign(Protocol):
         """An attempt has failed; what becomes of the task, its own site decides."""
         ...
 
-    async def logged(self, task: Task, name: str) -> None:
-        """A log of a task's attempt was kept."""
+    async def logged(self, task_id: str, attempt: int, name: str) -> None:
+        """A log of an attempt was kept."""
         ...
 
 
@@ -61,5 +63,23 @@ class NoForeign:
     async def failed(self, task: Task, failure: Failure, report: Report) -> None:
         """Nobody is told."""
 
-    async def logged(self, task: Task, name: str) -> None:
+    async def logged(self, task_id: str, attempt: int, name: str) -> None:
         """Nobody is told."""
+
+
+NO_FOREIGN: Final[Foreign] = NoForeign()
+
+
+def check_own(dataset: Dataset) -> None:
+    """Refuse to steer a dataset here that is steered elsewhere.
+
+    Raises:
+        ConflictError: as it says.
+    """
+    if dataset.is_mirror:
+        site = dataset.source.partition("/")[0]
+        raise ConflictError(
+            f"dataset {dataset.dataset_id} stands for one of site {site}, where it must be changed; "
+            "only its tasks may be suspended here, which hands them back",
+            source=dataset.source,
+        )

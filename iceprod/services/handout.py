@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from iceprod.model.resources import Offer
 from iceprod.services.accounts import Accounts
 from iceprod.services.authorization import check
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.foreign import Foreign
 from iceprod.services.materialise import dataset_number
 from iceprod.services.pilots import PilotService
 from iceprod.services.scheduling import Claimed
@@ -63,6 +64,19 @@ class HandedOut(msgspec.Struct, frozen=True, gc=False):
     resources: dict[str, float]
     stands_for: Original | None = None
 
+    @property
+    def named(self) -> Original:
+        """What the configuration is evaluated with."""
+        return self.stands_for or Original(
+            dataset_id=self.dataset_id,
+            dataset=self.dataset,
+            task_id=self.task_id,
+            job=self.job,
+            task_index=self.task_index,
+            name=self.name,
+            jobs_submitted=self.jobs_submitted,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -90,6 +104,7 @@ class Handout:
         accounts: Accounts,
         catalogue: Catalogue,
         pilots: PilotService,
+        foreign: Foreign,
         lease_s: float,
         site_url: Callable[[], str],
         relayed: Sequence[str] = (),
@@ -97,15 +112,22 @@ class Handout:
         self._accounts = accounts
         self._catalogue = catalogue
         self._pilots = pilots
+        self._foreign = foreign
         self._lease_s = lease_s
         self._site_url = site_url  # known once the server listens
         self.relayed = tuple(relayed)
 
     async def tasks(self, claimed: Sequence[Claimed]) -> list[HandedOut]:
         """Claimed tasks as `pilot.claim` tells them."""
-        return [await self._task(one) for one in claimed]
+        originals = await self._originals(claimed)
+        return [await self._task(one, originals.get(one.task.task_id)) for one in claimed]
 
-    async def _task(self, claimed: Claimed) -> HandedOut:
+    async def _originals(self, claimed: Sequence[Claimed]) -> Mapping[str, Original]:
+        """What tasks of other sites are called there."""
+        foreign = [one.task.task_id for one in claimed if one.dataset.is_mirror]
+        return await self._foreign.originals(foreign) if foreign else {}
+
+    async def _task(self, claimed: Claimed, original: Original | None) -> HandedOut:
         task, dataset = claimed.task, claimed.dataset
         config = await self._catalogue.config(dataset.dataset_id, dataset.config_version)
         return HandedOut(
@@ -123,6 +145,7 @@ class Handout:
             debug=dataset.debug,
             config_version=dataset.config_version,
             resources=claimed.requirements.resources.to_format(),
+            stands_for=original,
         )
 
     async def legacy_configs(self, claimed: Sequence[Claimed]) -> list[dict[str, Any]]:
@@ -132,26 +155,28 @@ class Handout:
         """
         found: list[dict[str, Any]] = []
         room = MAX_ANSWER_BYTES
+        originals = await self._originals(claimed)
         for one in claimed:
             dataset = one.dataset
             _, size = await self._catalogue.sized_config(dataset.dataset_id, dataset.config_version)
             room -= size + _OPTIONS_BYTES
             if found and room < 0:
                 break
-            found.append(await self._legacy_config(one))
+            found.append(await self._legacy_config(one, originals.get(one.task.task_id)))
         return found
 
-    async def _legacy_config(self, claimed: Claimed) -> dict[str, Any]:
-        told = await self._task(claimed)
+    async def _legacy_config(self, claimed: Claimed, original: Original | None) -> dict[str, Any]:
+        told = await self._task(claimed, original)
+        named = told.named
         config = await self._catalogue.config(told.dataset_id, told.config_version)
         urls = {name: url.format(job=told.job) for name, url in self.area_urls(told.dataset_id).items()}
         options = options_for(
-            dataset_id=told.dataset_id,
-            dataset=told.dataset,
-            job=told.job,
-            jobs_submitted=told.jobs_submitted,
-            task_id=told.task_id,
-            task=told.task_index,
+            dataset_id=named.dataset_id,
+            dataset=named.dataset,
+            job=named.job,
+            jobs_submitted=named.jobs_submitted,
+            task_id=told.task_id,  # by which those pilots report, too
+            task=named.task_index,
             debug=told.debug,
             resources=told.resources,
             urls=urls | {"data_url": self._site_url(), "resource_url": f"{self._site_url()}/download"},

@@ -55,7 +55,7 @@ class LogService:
             TooLarge: the log is, once unpacked, over `MAX_TEXT`.
         """
         check_name(name)
-        task = await self._tasks.attempt_of(principal, "pilot.log", task_id, lease_id)
+        attempt = await self._tasks.attempt_of(principal, "pilot.log", task_id, lease_id)
         await self.keep(task_id, attempt, name=name, data=data)
 
     async def keep(self, task_id: str, attempt: int, *, name: str, data: str) -> None:
@@ -66,9 +66,9 @@ class LogService:
             size = _measure(packed)
         else:
             size = await asyncio.to_thread(_measure, packed)
-        info = LogInfo(task_id, task.attempt, name, size, self._clock())
+        info = LogInfo(task_id, attempt, name, size, self._clock())
         await self._store.logs.put(info, packed)
-        await self._tasks.log_kept(task, name)
+        await self._tasks.log_kept(task_id, attempt, name)
 
     async def of_task(self, principal: Principal, task_id: str) -> list[LogInfo]:
         """Which logs a task has, by attempt and name."""

@@ -72,7 +72,7 @@ class Materialiser:
     async def look(self) -> None:
         """Find datasets with jobs to make, also those that the store did not say it has kept; a duty."""
         for dataset in await self._store.datasets.active():
-            if dataset.jobs_made < dataset.jobs_wanted:
+            if dataset.jobs_made < dataset.jobs_wanted and not dataset.is_mirror:
                 self.wake(dataset.dataset_id)
 
     async def run(self) -> None:
@@ -117,6 +117,8 @@ class Materialiser:
         while True:
             dataset = await self._store.datasets.get(dataset_id)
             if dataset is None or dataset.suspended or dataset.jobs_made >= dataset.jobs_wanted:
+                return False
+            if dataset.is_mirror:  # its jobs are made as they are lent
                 return False
             room = await self._room(dataset)
             if room == 0:

@@ -195,7 +195,10 @@ class PilotService:
             if pilot.status is PilotStatus.DRAINING:
                 self._sightings.touch(principal.id)
                 return Claims((), retry_after_s=IDLE_BACKOFF_S, drain=True)
-            claimed = await self._scheduler.claim(principal.id, offer, max_tasks=max_tasks)
+            found = await self._scheduler.claim(principal.id, offer, max_tasks=max_tasks)
+            claimed = await self._tasks.wanted(found)
+            if found and not claimed:
+                continue
             self._sightings.touch(principal.id, offer=offer, claimed=_in_use(pilot, offer, claimed))
             if claimed:
                 return Claims(tuple(claimed))
@@ -326,7 +329,7 @@ class PilotService:
             if task.lease_id not in known:
                 dataset = await self._catalogue.get(task.dataset_id)
                 again.append(Claimed(task, dataset, await self._scheduler.requirements_of(task)))
-        return again
+        return await self._tasks.wanted(again)
 
     async def _pilot(self, pilot_id: str) -> Pilot:
         pilot = self._slots.pilots.get(pilot_id)

@@ -12,12 +12,14 @@ from typing import Any, Final
 from iceprod.errors import FormatError, InputError, LeaseLost
 from iceprod.model.config import options_for
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import Original
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.location import Location, parse_location
 from iceprod.model.plan import File, Needs, TaskRun, Transfer, expand_task
 from iceprod.model.principal import Principal
 from iceprod.model.task import Task
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.foreign import NO_FOREIGN, Foreign
 from iceprod.services.materialise import dataset_number
 from iceprod.store.base import Store
 
@@ -39,9 +41,10 @@ class Reach:
 class TaskReach:
     """Tells what tasks may reach, by the configuration that they run with."""
 
-    def __init__(self, store: Store, catalogue: Catalogue) -> None:
+    def __init__(self, store: Store, catalogue: Catalogue, *, foreign: Foreign = NO_FOREIGN) -> None:
         self._store = store
         self._catalogue = catalogue
+        self._foreign = foreign
         # Evaluation of a large configuration takes longer than the loop may be held up.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="reach")
         self._known: OrderedDict[tuple[str, int], tuple[frozenset[Location], frozenset[Location]]] = (
@@ -76,12 +79,34 @@ class TaskReach:
         key = (task.task_id, version)
         if key not in self._known:
             config = await self._catalogue.config(dataset.dataset_id, version)
+            named = await self._name(task, dataset, config)
             loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._executor, _addresses, config, task, dataset)
+            found = await loop.run_in_executor(self._executor, _addresses, config, named, dataset.debug)
             self._keep(key, found)
             return found
         self._known.move_to_end(key)
         return self._known[key]
+
+    async def _name(self, task: Task, dataset: Dataset, config: Mapping[str, Any]) -> Original:
+        """What a task is called where its dataset was made.
+
+        Raises:
+            LeaseLost: that is another site, which wants it no more.
+        """
+        if not dataset.is_mirror:
+            return Original(
+                dataset_id=dataset.dataset_id,
+                dataset=dataset_number(dataset, config),
+                task_id=task.task_id,
+                job=task.job_index,
+                task_index=task.task_index,
+                name=dataset.task_names[task.task_index],
+                jobs_submitted=dataset.jobs_wanted,
+            )
+        named = (await self._foreign.originals([task.task_id])).get(task.task_id)
+        if named is None:
+            raise LeaseLost(f"task {task.task_id} is not wanted any more", task_id=task.task_id)
+        return named
 
     def _keep(self, key: tuple[str, int], found: tuple[frozenset[Location], frozenset[Location]]) -> None:
         if key not in self._known:  # else somebody who asked at the same time was quicker
@@ -93,20 +118,20 @@ class TaskReach:
 
 
 def _addresses(
-    config: Mapping[str, Any], task: Task, dataset: Dataset
+    config: Mapping[str, Any], named: Original, debug: bool
 ) -> tuple[frozenset[Location], frozenset[Location]]:
     """What a task fetches and what it stores; nothing where its configuration can't be evaluated."""
     options = options_for(
-        dataset_id=dataset.dataset_id,
-        dataset=dataset_number(dataset, config),
-        job=task.job_index,
-        jobs_submitted=dataset.jobs_wanted,
-        task_id=task.task_id,
-        task=task.task_index,
-        debug=dataset.debug,
+        dataset_id=named.dataset_id,
+        dataset=named.dataset,
+        job=named.job,
+        jobs_submitted=named.jobs_submitted,
+        task_id=named.task_id,
+        task=named.task_index,
+        debug=debug,
     )
     try:
-        run = expand_task(config, task.task_index, options)
+        run = expand_task(config, named.task_index, options)
     except FormatError:
         return frozenset(), frozenset()
     files = [file for needs in _needs(run) for file in needs.files if file.transfer is not Transfer.NO]

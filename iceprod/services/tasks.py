@@ -234,18 +234,18 @@ class TaskService:
         moves = [Move(task.task_id, TaskEvent.RELEASED) for task in due]
         return sum(moved is not None for moved in await self._transitions.apply(moves)) if moves else 0
 
-    async def attempt_of(self, principal: Principal, action: str, task_id: str, lease_id: str | None) -> Task:
-        """The task with the caller's attempt, running or just ended: what a log belongs to.
+    async def attempt_of(self, principal: Principal, action: str, task_id: str, lease_id: str | None) -> int:
+        """The number of the caller's attempt, running or just ended: what a log belongs to.
 
         Raises:
             LeaseLost: the task is somebody else's by now.
         """
-        return await self._held(principal, action, task_id, lease_id)
+        return (await self._held(principal, action, task_id, lease_id)).attempt
 
-    async def log_kept(self, task: Task, name: str) -> None:
-        """A log of a task was kept: another site may want it, too."""
-        if await self._is_foreign(task.task_id):
-            await self._foreign.logged(task, name)
+    async def log_kept(self, task_id: str, attempt: int, name: str) -> None:
+        """A log of an attempt was kept: another site may want it, too."""
+        if await self._is_foreign(task_id):
+            await self._foreign.logged(task_id, attempt, name)
 
     async def _is_foreign(self, task_id: str) -> bool:
         """Whether a task is another site's; nearly always known without asking the store."""

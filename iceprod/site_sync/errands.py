@@ -24,7 +24,7 @@ class Errands:
     def __init__(self, store: Store, *, clock: Clock, outbox: Outbox) -> None:
         self._store = store
         self._clock = clock
-        self._outbox = outbox
+        self.outbox = outbox
 
     async def originals(self, task_ids: Sequence[str]) -> Mapping[str, Original]:
         """What tasks are called where their datasets were made; those that nobody wants are left out."""
@@ -43,22 +43,22 @@ class Errands:
         """An attempt has failed; the parent decides what that means."""
         await self._say(task.task_id, OperationKind.FAILED, {"error": failed(failure, report)})
 
-    async def logged(self, task: Task, name: str) -> None:
-        """A log of a task's attempt was kept; it is read when it is sent."""
-        body = {"local": task.task_id, "attempt": task.attempt, "name": name}
-        await self._say(task.task_id, OperationKind.LOG, body, mark=f"{task.attempt}/{name}")
+    async def logged(self, task_id: str, attempt: int, name: str) -> None:
+        """A log of an attempt was kept; it is read when it is sent."""
+        body = {"local": task_id, "attempt": attempt, "name": name}
+        await self._say(task_id, OperationKind.LOG, body, mark=f"{attempt}/{name}")
 
     async def give_back(self, errands: Sequence[Errand], reason: str) -> None:
         """Tell that these are not run here, or no longer."""
         now = self._clock()
-        await self._outbox.add(
+        await self.outbox.add(
             *(operation(errand, OperationKind.RETURNED, {"reason": reason}, at=now) for errand in errands)
         )
 
     async def _say(self, task_id: str, kind: OperationKind, body: dict[str, Any], *, mark: str = "") -> None:
         errand = (await self._store.errands.of_tasks([task_id])).get(task_id)
         if errand is not None and _is_open(errand):
-            await self._outbox.add(operation(errand, kind, body, at=self._clock(), mark=mark))
+            await self.outbox.add(operation(errand, kind, body, at=self._clock(), mark=mark))
 
 
 def operation(
