@@ -49,6 +49,10 @@ class Dataset:
         """Whether its jobs are tasks of another site's dataset, one task each, made as they are lent."""
         return bool(self.source)
 
+    def may_run_at(self, site: str) -> bool:
+        """Whether tasks may run at a site, which is this one if empty: what was lent is not lent back."""
+        return self.sites.allow(site) and not (site and self.source.startswith(f"{site}/"))
+
     def dependents(self, task_index: int) -> tuple[int, ...]:
         """The tasks of a job that need task ``task_index`` of it."""
         return tuple(i for i, needs in enumerate(self.depends) if task_index in needs)

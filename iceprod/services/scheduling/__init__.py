@@ -2,7 +2,7 @@
 
 from iceprod.services.scheduling.order import ClassOrder, FairShare
 from iceprod.services.scheduling.ready import ReadyIndex
-from iceprod.services.scheduling.scheduler import Claimed, Demand, Scheduler
+from iceprod.services.scheduling.scheduler import Claimed, Demand, Room, Scheduler
 from iceprod.services.scheduling.transitions import Transitions
 from iceprod.services.scheduling.waiting import Waiters
 
@@ -12,6 +12,7 @@ __all__ = [
     "Demand",
     "FairShare",
     "ReadyIndex",
+    "Room",
     "Scheduler",
     "Transitions",
     "Waiters",

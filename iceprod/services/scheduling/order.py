@@ -8,6 +8,7 @@ Within a dataset later steps come first: finishing jobs frees their temporary fi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from iceprod.clock import Clock
@@ -110,23 +111,30 @@ class ClassOrder:
         self._max_age_s = max_age_s
         self._made_at = float("-inf")
         self._order: list[Ranked] = []
-        self._fitting: dict[Offer, list[Ranked]] = {}
+        self._fitting: defaultdict[str, dict[Offer, list[Ranked]]] = defaultdict(dict)
 
     def invalidate(self) -> None:
         """A class, dataset or share has changed."""
         self._made_at = float("-inf")
 
-    def candidates(self, offer: Offer, classes: Callable[[], list[Ranked]]) -> list[Ranked]:
-        """The classes that fit ``offer``, whose turn comes first in front."""
+    def candidates(
+        self, offer: Offer, classes: Callable[[], list[Ranked]], *, site: str = ""
+    ) -> list[Ranked]:
+        """The classes that fit ``offer`` and may run at ``site``, whose turn comes first in front."""
         order = self.ranking(classes)
-        fitting = self._fitting.get(offer)
+        of_site = self._fitting[site]
+        fitting = of_site.get(offer)
         if fitting is None:
-            fitting = [ranked for ranked in order if fits(ranked[0].requirements, offer)]
+            fitting = [
+                ranked
+                for ranked in order
+                if fits(ranked[0].requirements, offer) and ranked[1].may_run_at(site)
+            ]
             if offer.resources.gpu:
                 # A slot with a GPU is rare: it first runs what nothing else can.
                 fitting.sort(key=lambda ranked: not ranked[0].requirements.resources.gpu)
-            if len(self._fitting) < 10_000:
-                self._fitting[offer] = fitting
+            if len(of_site) < 10_000:
+                of_site[offer] = fitting
         return fitting
 
     def ranking(self, classes: Callable[[], list[Ranked]]) -> list[Ranked]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from iceprod import ids
 from iceprod.clock import Clock
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import holder_of
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.resources import Offer, Requirements
 from iceprod.model.task import Lease, Move, Task
@@ -25,6 +26,8 @@ IDLE_CLASS_S = 600.0
 """A class that has had nothing to claim for so long is dropped from the index."""
 PREFETCH = 100
 """Tasks left in a class when the window of the next class is read."""
+LENT_AT_ONCE = 100
+"""Tasks that a site gets in one transaction, before it is looked anew at whose turn it is."""
 _USAGE = "fair_share.usage"
 
 
@@ -35,6 +38,14 @@ class Claimed:
     task: Task
     dataset: Dataset
     requirements: Requirements
+
+
+@value
+class Room:
+    """Room at a site for so many tasks, each in a slot of its own."""
+
+    offer: Offer
+    tasks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +63,11 @@ class _Pick:
     dataset: Dataset
 
 
+_Picked = tuple[list[_Pick], ReadyClass | None]
+
+
 class Scheduler:
-    """Hands tasks to pilots."""
+    """Hands tasks to pilots, and to other sites."""
 
     def __init__(
         self,
@@ -187,17 +201,23 @@ class Scheduler:
         self._ready.share(rank, of)
 
     def dataset_changed(self, dataset: Dataset) -> None:
-        """The priority or owner of a dataset may be another now, or it may have been resumed."""
+        """The priority or owner of a dataset may be another now, or it may run where it could not."""
         former = self._catalogue.at_hand(dataset.dataset_id)
         self._catalogue.put(dataset)
         self._order.invalidate()
         self._transitions.dataset_changed(dataset.dataset_id)
-        if former is not None and former.suspended and not dataset.suspended:
+        if former is None or dataset.suspended:
+            return
+        if former.suspended or former.sites != dataset.sites:
             self._transitions.wake(self._counts(dataset.dataset_id))
 
     def demand(self) -> list[Demand]:
         """What waits, by class; for whoever starts pilots."""
-        return [Demand(ready.requirements, ready.count) for ready, _ in self._ranked() if ready.count]
+        return [
+            Demand(ready.requirements, ready.count)
+            for ready, dataset in self._ranked()
+            if ready.count and dataset.may_run_at("")
+        ]
 
     def ranking(self) -> list[Ranked]:
         """The classes that have work, whose turn is first in front."""
@@ -205,10 +225,30 @@ class Scheduler:
 
     async def claim(self, pilot_id: str, offer: Offer, *, max_tasks: int) -> list[Claimed]:
         """Claim up to ``max_tasks`` tasks that fit together into ``offer``; maybe none."""
+        return await self._claim(pilot_id, self.lease_s, lambda: self._pick(offer, max_tasks))
+
+    async def lend(self, site: str, rooms: Sequence[Room], *, most: int, lease_s: float) -> list[Claimed]:
+        """Claim for a site up to ``most`` tasks that it has room for; `LENT_AT_ONCE` or fewer, maybe none."""
+        most = min(most, LENT_AT_ONCE)
+        claimed = await self._claim(holder_of(site), lease_s, lambda: self._pick_apart(site, rooms, most))
+        if claimed:
+            self._order.invalidate()  # so many of one owner may have let others go first
+        return claimed
+
+    def has_for(self, site: str, rooms: Sequence[Room]) -> bool:
+        """Whether something seems to wait that a site has room for."""
+        return any(
+            ready.count
+            for room in rooms
+            if room.tasks
+            for ready, _ in self._order.candidates(room.offer, self._ranked, site=site)
+        )
+
+    async def _claim(self, holder: str, lease_s: float, pick: Callable[[], _Picked]) -> list[Claimed]:
         while True:
-            picks, to_refill = self._pick(offer, max_tasks)
+            picks, to_refill = pick()
             if picks:
-                claimed = await self._carry_out(pilot_id, picks)
+                claimed = await self._carry_out(holder, picks, lease_s)
                 if claimed:
                     return claimed
             elif to_refill is not None:
@@ -216,7 +256,7 @@ class Scheduler:
             else:
                 return []
 
-    def _pick(self, offer: Offer, max_tasks: int) -> tuple[list[_Pick], ReadyClass | None]:
+    def _pick(self, offer: Offer, max_tasks: int) -> _Picked:
         """The tasks whose turn it is, and the first class whose window must be read before."""
         picks: list[_Pick] = []
         while len(picks) < max_tasks:
@@ -224,18 +264,41 @@ class Scheduler:
             ranked = next((ranked for ranked in candidates if ranked[0].count), None)
             if ranked is None:
                 break
-            ready, dataset = ranked
-            task_id = ready.take()
-            if task_id is None:
-                return picks, ready
-            if ready.wants_refill:
-                self._ready.start_refill(ready)
-            elif ready.count == PREFETCH:
-                self._prefetch_next(candidates, ready)
-            picks.append(_Pick(task_id, ready, dataset))
+            pick = self._take(ranked, candidates)
+            if pick is None:
+                return picks, ranked[0]
+            picks.append(pick)
             if len(picks) < max_tasks:
-                offer = _less(offer, ready.requirements)
+                offer = _less(offer, ranked[0].requirements)
         return picks, None
+
+    def _pick_apart(self, site: str, rooms: Sequence[Room], most: int) -> _Picked:
+        """As `_pick`, for slots that share nothing."""
+        picks: list[_Pick] = []
+        for room in rooms:
+            full = min(most, len(picks) + room.tasks)
+            candidates = self._order.candidates(room.offer, self._ranked, site=site)
+            for ranked in candidates:
+                while len(picks) < full and ranked[0].count:
+                    pick = self._take(ranked, candidates)
+                    if pick is None:
+                        return picks, ranked[0]
+                    picks.append(pick)
+                if len(picks) == full:
+                    break
+        return picks, None
+
+    def _take(self, ranked: Ranked, candidates: list[Ranked]) -> _Pick | None:
+        """The next task of a class that has some, or None if its window must be read before."""
+        ready, dataset = ranked
+        task_id = ready.take()
+        if task_id is None:
+            return None
+        if ready.wants_refill:
+            self._ready.start_refill(ready)
+        elif ready.count == PREFETCH:
+            self._prefetch_next(candidates, ready)
+        return _Pick(task_id, ready, dataset)
 
     def _prefetch_next(self, candidates: list[Ranked], current: ReadyClass) -> None:
         """A class is nearly used up: have the window of the next one ready in time."""
@@ -245,11 +308,11 @@ class Scheduler:
                     self._ready.start_refill(ready)
                 return
 
-    async def _carry_out(self, pilot_id: str, picks: list[_Pick]) -> list[Claimed]:
+    async def _carry_out(self, holder: str, picks: list[_Pick], lease_s: float) -> list[Claimed]:
         now = self._clock()
-        until = now + self.lease_s
+        until = now + lease_s
         moves = [
-            Move(pick.task_id, TaskEvent.CLAIMED, lease=Lease(ids.new_lease_id(), pilot_id, until))
+            Move(pick.task_id, TaskEvent.CLAIMED, lease=Lease(ids.new_lease_id(), holder, until))
             for pick in picks
         ]
         try:

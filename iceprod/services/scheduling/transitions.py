@@ -135,10 +135,14 @@ class Transitions:
         """Tell pilots that wait: so many tasks of these classes may be claimed now."""
         for class_id, number in released.items():
             task_class: TaskClass | None = self._ready.known(class_id)
-            if task_class is not None:
+            if task_class is not None and self._may_run_here(task_class.dataset_id):
                 self._waiters.wake(task_class.requirements, number)
         if released:
             self._events.publish(Event(EventKind.WORK_READY))
+
+    def _may_run_here(self, dataset_id: str) -> bool:
+        dataset = self._catalogue.at_hand(dataset_id)
+        return dataset is None or dataset.may_run_at("")
 
     def _tell(self, datasets: dict[str, bool]) -> None:
         for dataset_id, has_changed in datasets.items():
