@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import msgspec
 
 from iceprod.model.failures import Failure, FailureKind
+from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.resources import bounded
-from iceprod.model.task import Ended, Outcome
+from iceprod.model.task import Ended, Move, Outcome, Task
 from iceprod.model.values import value
 
 MAX_STATS = 1_000_000
@@ -43,6 +44,24 @@ class Report:
             usage=self.usage,
             stats=self.stats,
         )
+
+
+@value
+class Ending:
+    """How the attempt ended that runs ``task``: well, or without a ``report`` given back for ``reason``."""
+
+    task: Task
+    report: Report | None = None
+    reason: str = ""
+
+    def to_move(self) -> Move:
+        """What it does to the task, if its lease still holds it."""
+        task_id, lease_id = self.task.task_id, self.task.lease_id
+        if self.report is not None:
+            ended = self.report.ended(Outcome.FINISHED)
+            return Move(task_id, TaskEvent.FINISHED, lease_id=lease_id, ended=ended)
+        ended = Ended(Outcome.EVICTED, summary=self.reason)
+        return Move(task_id, TaskEvent.EVICTED, lease_id=lease_id, ended=ended)
 
 
 class StatsParameter(msgspec.Struct, frozen=True):

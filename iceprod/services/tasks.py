@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from iceprod.clock import Clock
@@ -17,7 +18,7 @@ from iceprod.services.authorization import check_object
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.foreign import Foreign, check_own
 from iceprod.services.materialise import task_class
-from iceprod.services.reporting import Report
+from iceprod.services.reporting import Ending, Report
 from iceprod.services.scheduling import Claimed, Scheduler, Transitions
 from iceprod.services.slots import Slots
 from iceprod.store.base import Store, TaskFilter
@@ -211,6 +212,20 @@ class TaskService:
             ended=ended,
         )
         return (await self._transitions.apply([move]))[0], release_at
+
+    async def attempts_ended(self, endings: Sequence[Ending]) -> list[bool]:
+        """As `finish` and `release`, all at once, as somebody said who holds these tasks.
+
+        False for each attempt that was over by then.
+        """
+        told = [
+            self._foreign.finished(ending.task, ending.report)
+            for ending in endings
+            if ending.report is not None and await self._is_foreign(ending.task.task_id)
+        ]
+        await asyncio.gather(*told)
+        moved = await self._transitions.apply([ending.to_move() for ending in endings])
+        return [one is not None for one in moved]
 
     async def release(self, principal: Principal, task_id: str, lease_id: str | None, reason: str) -> None:
         """The pilot hands the task back unfinished; that does not count as a failure.
