@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import Errand, Operation, Peer
 from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.job import Job
 from iceprod.model.pilot import Pilot
@@ -52,6 +53,9 @@ class Kind(StrEnum):
     USAGE = "usage"  # day and flow in one text: `store.holdings.usage_place`
     QUOTA = "quota"  # kind, holder
     CREDENTIAL = "credential"  # user, origin
+    PEER = "peer"  # role, name
+    ERRAND = "errand"  # task id
+    OPERATION = "operation"  # number
 
 
 NAMES: Mapping[Kind, str] = {
@@ -70,6 +74,9 @@ NAMES: Mapping[Kind, str] = {
     Kind.USAGE: "usage",
     Kind.QUOTA: "quotas",
     Kind.CREDENTIAL: "credentials",
+    Kind.PEER: "peers",
+    Kind.ERRAND: "errands",
+    Kind.OPERATION: "outbox",
 }
 """What the table or the collection of a kind is called, in every store."""
 
@@ -111,6 +118,16 @@ class ValueRecord:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """An operation that waits for its peer or, if there is a ``reason``, a dead letter."""
+
+    number: int
+    operation: Operation
+    reason: str | None = None
+    buried_at: float | None = None
+
+
 Value = (
     Dataset
     | ConfigRecord
@@ -127,6 +144,9 @@ Value = (
     | Usage
     | Quota
     | OriginCredential
+    | Peer
+    | Errand
+    | OperationRecord
 )
 
 

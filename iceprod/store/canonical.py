@@ -15,11 +15,20 @@ import msgspec
 
 from iceprod.errors import FormatError
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import Errand, Peer
 from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.pilot import Pilot
 from iceprod.model.task import Attempt
 from iceprod.model.user import Token, User
-from iceprod.store.archive import ConfigRecord, JobRecord, Kind, LogRecord, Value, ValueRecord
+from iceprod.store.archive import (
+    ConfigRecord,
+    JobRecord,
+    Kind,
+    LogRecord,
+    OperationRecord,
+    Value,
+    ValueRecord,
+)
 from iceprod.store.base import AuditEntry, TaskClass
 
 TYPES: Mapping[Kind, type[Any]] = {
@@ -38,6 +47,9 @@ TYPES: Mapping[Kind, type[Any]] = {
     Kind.USAGE: Usage,
     Kind.QUOTA: Quota,
     Kind.CREDENTIAL: OriginCredential,
+    Kind.PEER: Peer,
+    Kind.ERRAND: Errand,
+    Kind.OPERATION: OperationRecord,
 }
 
 _encoder = msgspec.json.Encoder(order="deterministic")

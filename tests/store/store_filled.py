@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zlib
 
-from store_samples import CHAIN, claim, finish, make, make_jobs, move
+from store_samples import CHAIN, claim, errand, finish, make, make_jobs, move, operation
 
-from iceprod.model.federation import SiteRules
+from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerStatus, SiteRules
 from iceprod.model.file import Direction, FileRecord, Flow, OriginCredential, Quota, Replica, Usage
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.pilot import Pilot, PilotStatus
@@ -27,6 +27,7 @@ async def fill(store: Store) -> None:
     await _work(store)
     await _records(store)
     await _files(store)
+    await _federation(store)
 
 
 async def _datasets(store: Store) -> None:
@@ -165,6 +166,22 @@ async def _files(store: Store) -> None:
         await store.credentials.put(
             OriginCredential(origin, user, "token", sealed, 3.0, expires_at, "note" * bool(user))
         )
+
+
+async def _federation(store: Store) -> None:
+    times = {"contact_at": 9.5, "expires_at": 99.0}
+    for role, name in ((PeerRole.PARENT, "north"), (PeerRole.CHILD, "north"), (PeerRole.CHILD, "süd")):
+        url = "https://north.org" * (role is PeerRole.PARENT)
+        await store.peers.put(
+            Peer(name, role, PeerStatus.PAUSED, 1.5, url, "3.1", 2, 2.5, 7, 60.0, note="why", **times)
+        )
+    await store.errands.add([errand(n) for n in (2, 11, 0, 1)])
+    await store.errands.end(["m-1-0"], ErrandStatus.ENDED, now=7.5)
+    await store.errands.end(["m-11-0"], ErrandStatus.LOST, now=8)
+    await store.outbox.add([operation(f"{n}", ("north", "east")[n % 2]) for n in range(6)])
+    for number, peer in ((3, "north"), (4, "east")):
+        assert await store.outbox.bury(peer, number, "no such lease", now=50.5)
+    await store.outbox.done("north", [1])
 
 
 async def more_jobs(store: Store, jobs: int) -> None:

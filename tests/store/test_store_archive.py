@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from store_filled import content, fill, more_jobs, sums
-from store_samples import OpenStore, claim, dataset, finish
+from store_samples import OpenStore, claim, dataset, finish, operation
 
 from iceprod.errors import AlreadyExists, ConflictError, InputError
 from iceprod.model.lifecycle import JobStatus
@@ -189,6 +189,20 @@ async def test_numbers_and_the_order_of_the_trail_are_kept(filled: Store, target
     assert await listed(target) == await listed(filled) == [(3, "empty"), (2, "second"), (1, "first")]
     trail = (await target.audit.select(None, Page(limit=10))).items
     assert trail == (await filled.audit.select(None, Page(limit=10))).items
+
+
+async def test_the_outbox_goes_on_in_the_copy_where_it_was(filled: Store, target: Store):
+    await copy(filled.archive, target.archive)
+
+    await target.outbox.add([operation("4"), operation("new")])
+    assert await target.outbox.revive(3)
+
+    found = await target.outbox.next("north", 0, 10)
+    assert [one.operation.operation_id for one in found] == ["4", "new", "2"]
+    assert found[0].number == 5
+    assert 6 < found[1].number < found[2].number
+    assert await target.outbox.backlog("east") == await filled.outbox.backlog("east")
+    assert await target.errands.counts("north") == await filled.errands.counts("north")
 
 
 async def test_any_process_may_write_the_documents_of_a_copy(filled: Store, target: Store):

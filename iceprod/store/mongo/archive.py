@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from iceprod import ids
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import DeadLetter, Errand, Peer
 from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.pilot import Pilot
 from iceprod.model.task import Attempt
@@ -22,6 +23,7 @@ from iceprod.store.archive import (
     Key,
     Kind,
     LogRecord,
+    OperationRecord,
     Record,
     ValueRecord,
 )
@@ -40,6 +42,13 @@ from iceprod.store.mongo.documents import (
     job_document,
     task_document,
     task_key,
+)
+from iceprod.store.mongo.federation import (
+    errand_document,
+    fill_sequence,
+    letter_document,
+    operation_document,
+    peer_document,
 )
 from iceprod.store.mongo.files import file_document
 from iceprod.store.mongo.logs import log_document
@@ -93,6 +102,7 @@ class MongoArchive(Archive):
             for dataset in part:
                 await fill_counters(context, dataset["_id"], needed_by=sorted(needed_by[dataset["_id"]]))
         await fill_stored(context)
+        await fill_sequence(context)
         self._forget()
 
     async def clear(self) -> None:
@@ -187,6 +197,21 @@ def _credential(record: Record) -> Document:
     return credential_document(cast(OriginCredential, record.value))
 
 
+def _peer(record: Record) -> Document:
+    return peer_document(cast(Peer, record.value))
+
+
+def _errand(record: Record) -> Document:
+    return errand_document(cast(Errand, record.value))
+
+
+def _operation(record: Record) -> Document:
+    value = cast(OperationRecord, record.value)
+    if value.reason is None or value.buried_at is None:
+        return operation_document(value.number, value.operation)
+    return letter_document(DeadLetter(value.number, value.operation, value.reason, value.buried_at))
+
+
 _FORMS: Final[Mapping[Kind, Callable[[Record], Document]]] = {
     Kind.DATASET: _dataset,
     Kind.CONFIG: _config,
@@ -203,4 +228,7 @@ _FORMS: Final[Mapping[Kind, Callable[[Record], Document]]] = {
     Kind.USAGE: _usage,
     Kind.QUOTA: _quota,
     Kind.CREDENTIAL: _credential,
+    Kind.PEER: _peer,
+    Kind.ERRAND: _errand,
+    Kind.OPERATION: _operation,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
+from iceprod.model.federation import PeerRole
 from iceprod.store.archive import (
     NAMES,
     OWN_VALUES,
@@ -13,6 +14,7 @@ from iceprod.store.archive import (
     Key,
     Kind,
     LogRecord,
+    OperationRecord,
     Record,
     Value,
     ValueRecord,
@@ -35,6 +37,7 @@ from iceprod.store.mongo.documents import (
     task_key,
     tasks_of,
 )
+from iceprod.store.mongo.federation import NUMBERED, errand_of, operation_of, peer_key, peer_of
 from iceprod.store.mongo.files import file_of
 from iceprod.store.mongo.logs import info_of
 from iceprod.store.mongo.pilots import pilot_of
@@ -208,6 +211,31 @@ async def _credentials(database: Database, after: Key | None, limit: int) -> lis
     return [Record((d["user"], d["origin"]), credential_of(d)) for d in found]
 
 
+async def _peers(database: Database, after: Key | None, limit: int) -> list[Record]:
+    start = peer_key(PeerRole(str(after[0])), str(after[1])) if after else ""
+    found = await database.collection("peers").find(
+        {"_id": {"$gt": start}}, sort=[("_id", ASCENDING)], limit=limit
+    )
+    return [Record((d["role"], d["name"]), peer_of(d)) for d in found]
+
+
+async def _errands(database: Database, after: Key | None, limit: int) -> list[Record]:
+    return await _named(database, Kind.ERRAND, errand_of, after, limit)
+
+
+async def _operations(database: Database, after: Key | None, limit: int) -> list[Record]:
+    where = {**NUMBERED, "number": {"$gt": after[0] if after else 0}}
+    outbox = database.collection("outbox")
+    found = await _page(outbox, where, "number", limit, weight=lambda d: 1 + len(d["body"]) // 256)
+    return [
+        Record(
+            (int(d["number"]),),
+            OperationRecord(int(d["number"]), operation_of(d), d.get("reason"), d.get("buried_at")),
+        )
+        for d in found
+    ]
+
+
 async def _named(
     database: Database, kind: Kind, form: Callable[[Document], Value], after: Key | None, limit: int
 ) -> list[Record]:
@@ -293,4 +321,7 @@ _READINGS: Final[Mapping[Kind, Reading]] = {
     Kind.USAGE: _usage,
     Kind.QUOTA: _quotas,
     Kind.CREDENTIAL: _credentials,
+    Kind.PEER: _peers,
+    Kind.ERRAND: _errands,
+    Kind.OPERATION: _operations,
 }

@@ -52,6 +52,9 @@ INDEXES = {
 OUTBOX: Final = "outbox"
 """The collection, and the sequence that numbers what is in it."""
 
+NUMBERED: Final[Document] = {"dead": {"$in": [False, True]}}
+"""The condition that all of the outbox meets, in two runs of an index that are ordered by number."""
+
 _OPEN: Final = ErrandStatus.OPEN.value
 _ERRAND_FIELDS: Final = ("parent", "parent_task_id", "lease_id", "token", "taken_at")
 _OPERATION_FIELDS: Final = ("operation_id", "peer", "task_id", "lease_id", "at")
@@ -72,12 +75,12 @@ class MongoPeers(PeerRepository):
         changes = patch.changes()
         if not changes:
             return await self.get(role, name)
-        found = await self._peers.change({"_id": _peer_key(role, name)}, {"$set": changes})
+        found = await self._peers.change({"_id": peer_key(role, name)}, {"$set": changes})
         return None if found is None else peer_of(found)
 
     async def get(self, role: PeerRole, name: str) -> Peer | None:
         """See the port."""
-        found = await self._peers.find_one({"_id": _peer_key(role, name)})
+        found = await self._peers.find_one({"_id": peer_key(role, name)})
         return None if found is None else peer_of(found)
 
     async def all(self) -> list[Peer]:
@@ -87,7 +90,7 @@ class MongoPeers(PeerRepository):
 
     async def drop(self, role: PeerRole, name: str) -> bool:
         """See the port."""
-        return await self._peers.delete({"_id": _peer_key(role, name)}) > 0
+        return await self._peers.delete({"_id": peer_key(role, name)}) > 0
 
 
 class MongoErrands(ErrandRepository):
@@ -255,10 +258,16 @@ class MongoOutbox(OutboxRepository):
             left = [document for document in left if document["_id"] not in taken]
 
 
+async def fill_sequence(context: Context) -> None:
+    """Let numbers go on after the highest in the outbox."""
+    last = await context.outbox.find(NUMBERED, ("number",), sort=[("number", DESCENDING)], limit=1)
+    await context.sequences.put({"_id": OUTBOX, "number": int(last[0]["number"]) if last else 0})
+
+
 def peer_document(peer: Peer) -> Document:
     """A peer as it is stored."""
     document: Document = msgspec.to_builtins(peer)
-    return {"_id": _peer_key(peer.role, peer.name), **document}
+    return {"_id": peer_key(peer.role, peer.name), **document}
 
 
 def peer_of(document: Mapping[str, Any]) -> Peer:
@@ -266,7 +275,8 @@ def peer_of(document: Mapping[str, Any]) -> Peer:
     return msgspec.convert(document, Peer)
 
 
-def _peer_key(role: PeerRole, name: str) -> str:
+def peer_key(role: PeerRole, name: str) -> str:
+    """The key of a peer's document, by which role and name are in order."""
     return f"{role.value}:{name}"
 
 

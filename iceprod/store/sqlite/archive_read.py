@@ -23,6 +23,7 @@ from iceprod.store.archive import (
     Key,
     Kind,
     LogRecord,
+    OperationRecord,
     Record,
     ValueRecord,
     page,
@@ -32,6 +33,13 @@ from iceprod.store.holdings import usage_of
 from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.accounts import read_token
 from iceprod.store.sqlite.credentials import SEALED_COLUMNS
+from iceprod.store.sqlite.federation import (
+    ERRAND_COLUMNS,
+    LETTER_COLUMNS,
+    read_errand,
+    read_operation,
+    read_peer,
+)
 from iceprod.store.sqlite.files import FILE_COLUMNS, read_file
 from iceprod.store.sqlite.keys import (
     JOB_BITS,
@@ -247,6 +255,26 @@ def _credentials(connection: sqlite3.Connection, after: Key | None, limit: int) 
     return [Record((row[1], row[0]), OriginCredential(*row)) for row in found]
 
 
+def _peers(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = "SELECT role, name, body FROM peers WHERE (role, name) > (?, ?) ORDER BY role, name LIMIT ?"
+    found = connection.execute(sql, (*(after or ("", "")), limit)).fetchall()
+    return [Record((role, name), read_peer(body)) for role, name, body in found]
+
+
+def _errands(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = f"SELECT {ERRAND_COLUMNS} FROM errands WHERE task_id > ? ORDER BY task_id LIMIT ?"
+    return [Record((row[0],), read_errand(row)) for row in _named(connection, sql, after, limit)]
+
+
+def _operations(connection: sqlite3.Connection, after: Key | None, limit: int) -> list[Record]:
+    sql = f"SELECT {LETTER_COLUMNS} FROM outbox WHERE number > ? ORDER BY number LIMIT ?"
+    found = connection.execute(sql, (after[0] if after else 0, limit))
+    return [
+        Record((row[0],), OperationRecord(row[0], read_operation(row[1:8]), *row[8:]))
+        for row in page(found, lambda row: 1 + len(row[7]) // 256)
+    ]
+
+
 def _named(
     connection: sqlite3.Connection, sql: str, after: Key | None, limit: int
 ) -> Iterator[tuple[Any, ...]]:
@@ -269,4 +297,7 @@ _READINGS: Mapping[Kind, Reading] = {
     Kind.USAGE: _usage,
     Kind.QUOTA: _quotas,
     Kind.CREDENTIAL: _credentials,
+    Kind.PEER: _peers,
+    Kind.ERRAND: _errands,
+    Kind.OPERATION: _operations,
 }

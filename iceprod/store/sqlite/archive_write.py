@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import Errand, Peer
 from iceprod.model.file import FileRecord, OriginCredential, Quota, Usage
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.pilot import Pilot
@@ -20,6 +21,7 @@ from iceprod.store.archive import (
     JobRecord,
     Kind,
     LogRecord,
+    OperationRecord,
     Record,
     ValueRecord,
 )
@@ -28,6 +30,14 @@ from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.accounts import token_row
 from iceprod.store.sqlite.archive_read import OWN
 from iceprod.store.sqlite.credentials import PUT_SEALED, sealed_row
+from iceprod.store.sqlite.federation import (
+    ERRAND_COLUMNS,
+    LETTER_COLUMNS,
+    PUT_PEER,
+    errand_row,
+    operation_row,
+    peer_row,
+)
 from iceprod.store.sqlite.files import PUT_FILE, file_row, write_stored
 from iceprod.store.sqlite.keys import NUMBER_BITS, TASK_BITS, TASK_MASK, job_key, kind_key, task_key
 from iceprod.store.sqlite.recount import write_counts
@@ -209,6 +219,19 @@ def _credential(record: Record) -> Row:
     return sealed_row(cast(OriginCredential, record.value))
 
 
+def _peer(record: Record) -> Row:
+    return peer_row(cast(Peer, record.value))
+
+
+def _errand(record: Record) -> Row:
+    return errand_row(cast(Errand, record.value))
+
+
+def _operation(record: Record) -> Row:
+    value = cast(OperationRecord, record.value)
+    return value.number, *operation_row(value.operation), value.reason, value.buried_at
+
+
 def _task_key(record: Record) -> int:
     number, job, task = cast(tuple[int, int, int], record.key[:3])
     return task_key(number, job, task)
@@ -244,4 +267,7 @@ _WRITINGS: Mapping[Kind, tuple[str, Callable[[Record], Row]]] = {
     Kind.USAGE: (_into(f"usage ({USAGE_COLUMNS})", 5), _usage),
     Kind.QUOTA: (_into(f"quotas ({QUOTA_COLUMNS})", 4), _quota),
     Kind.CREDENTIAL: (PUT_SEALED, _credential),
+    Kind.PEER: (PUT_PEER, _peer),
+    Kind.ERRAND: (_into(f"errands ({ERRAND_COLUMNS})", 9), _errand),
+    Kind.OPERATION: (_into(f"outbox ({LETTER_COLUMNS})", 10), _operation),
 }
