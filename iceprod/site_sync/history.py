@@ -1,0 +1,141 @@
+"""How work went at other sites over the last day: for charts, rates and alerts.
+
+One process of all adds a point for every site now and then; all read them from the store.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from iceprod.clock import Clock
+from iceprod.model.dataset import Dataset
+from iceprod.model.federation import ErrandStatus, Peer, PeerRole, holder_of
+from iceprod.model.lifecycle import TaskStatus
+from iceprod.model.task import Outcome
+from iceprod.services.peer_states import PeerStates
+from iceprod.store.base import Store
+
+SPACING_S: Final = 60.0
+"""How often a point is added."""
+KEPT: Final = 24 * 60
+"""How many points of a site are kept: a day's."""
+_SUMS: Final = "site-history"
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """How a site did up to an instant.
+
+    ``done`` and ``failed`` are attempts that ended since the point before; ``waiting`` is how many
+    operations the child of the two had to tell, the oldest for ``lag_s``.
+    """
+
+    at: float
+    done: int
+    failed: int
+    held: int
+    waiting: int
+    lag_s: float
+
+
+class Course(msgspec.Struct, frozen=True):
+    """The points of a site, oldest first, and all that it ever finished and failed."""
+
+    points: list[Point] = []
+    done: int = 0
+    failed: int = 0
+
+
+Sums = dict[str, dict[str, tuple[int, int]]]
+"""By ``ROLE/NAME`` of a site and dataset: attempts that were finished, and that failed."""
+
+
+class SiteHistory:
+    """Samples what the store has counted by dataset."""
+
+    def __init__(self, store: Store, *, peers: PeerStates, clock: Clock) -> None:
+        self._store = store
+        self._peers = peers
+        self._clock = clock
+
+    async def course(self, role: PeerRole, name: str) -> Course:
+        """What is known of a site."""
+        text = await self._store.values.get(_name(f"{role}/{name}"))
+        return msgspec.json.decode(text, type=Course) if text else Course()
+
+    async def sample(self, *, fence: int = 0) -> None:
+        """Add a point for every site; a duty, every `SPACING_S`."""
+        peers = await self._store.peers.all()
+        if not peers:
+            return
+        text = await self._store.values.get(_SUMS)
+        before = msgspec.json.decode(text, type=Sums) if text else None
+        active = {dataset.dataset_id: dataset for dataset in await self._store.datasets.active()}
+        sums = await self._sums(active.values())
+        # What has ended since, with datasets that are not active any more.
+        left = {name for by_dataset in (before or {}).values() for name in by_dataset} - active.keys()
+        last = await self._sums([found for name in left if (found := await self._store.datasets.get(name))])
+        for peer in peers:
+            key = f"{peer.role}/{peer.name}"
+            ended = {**last.get(key, {}), **sums.get(key, {})}
+            gained = _gained((before or {}).get(key, {}), ended) if before is not None else (0, 0)
+            await self._add(peer, key, gained, fence=fence)
+        await self._store.values.put(_SUMS, msgspec.json.encode(sums).decode(), fence=fence)
+
+    async def _sums(self, datasets: Iterable[Dataset]) -> Sums:
+        found: Sums = defaultdict(dict)
+        for dataset in datasets:
+            name = dataset.dataset_id
+            for site, ended in (await self._store.tasks.ended_at_sites(name)).items():
+                found[f"{PeerRole.CHILD}/{site}"][name] = (
+                    ended.get(Outcome.FINISHED, 0),
+                    ended.get(Outcome.FAILED, 0),
+                )
+            if dataset.is_mirror:
+                counts = (await self._store.datasets.progress(name)).all_tasks
+                key = f"{PeerRole.PARENT}/{dataset.source.partition('/')[0]}"
+                found[key][name] = counts.get(TaskStatus.COMPLETE, 0), counts.get(TaskStatus.FAILED, 0)
+        return dict(found)
+
+    async def _add(self, peer: Peer, key: str, gained: tuple[int, int], *, fence: int) -> None:
+        course = await self.course(peer.role, peer.name)
+        held, waiting, lag_s = await self._now(peer)
+        point = Point(round(self._clock(), 1), *gained, held, waiting, round(lag_s, 1))
+        longer = Course([*course.points, point][-KEPT:], course.done + gained[0], course.failed + gained[1])
+        await self._store.values.put(_name(key), msgspec.json.encode(longer).decode(), fence=fence)
+
+    async def _now(self, peer: Peer) -> tuple[int, int, float]:
+        """Tasks held, operations that wait, and for how long."""
+        if peer.role is PeerRole.CHILD:
+            state = self._peers.of(peer.role, peer.name)
+            return await self._store.tasks.count_held(holder_of(peer.name)), state.waiting, state.lag_s
+        held = (await self._store.errands.counts(peer.name)).get(ErrandStatus.OPEN, 0)
+        backlog = await self._store.outbox.backlog(peer.name)
+        lag_s = 0.0 if backlog.oldest_at is None else max(0.0, self._clock() - backlog.oldest_at)
+        return held, backlog.waiting, lag_s
+
+
+def rates(points: Sequence[Point], *, now: float) -> list[tuple[float, float]]:
+    """Seconds ago, and tasks finished per minute until then; oldest first."""
+    return [
+        (max(0.0, now - later.at), 60 * later.done / (later.at - sooner.at))
+        for sooner, later in pairwise(points)
+        if later.at > sooner.at
+    ]
+
+
+def _gained(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """What is more than before; a count that fell (tasks were reset) counts for nothing."""
+    pairs = [(counts, before.get(name, (0, 0))) for name, counts in now.items()]
+    return (
+        sum(max(0, counts[0] - former[0]) for counts, former in pairs),
+        sum(max(0, counts[1] - former[1]) for counts, former in pairs),
+    )
+
+
+def _name(key: str) -> str:
+    return f"{_SUMS}/{key}"

@@ -1,0 +1,71 @@
+"""Dead letters: what parents have refused for good, for somebody to look at, repeat or drop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from iceprod.clock import Clock
+from iceprod.model.federation import DeadLetter
+from iceprod.model.paging import MAX_PAGE, Page, Slice
+from iceprod.model.principal import Principal
+from iceprod.services.authorization import check
+from iceprod.site_sync.outbox import Outbox
+from iceprod.store.base import AuditEntry, Store
+
+
+class Letters:
+    """Looks into the outbox; what is done to it stands in the audit trail."""
+
+    def __init__(self, store: Store, *, outbox: Outbox, clock: Clock) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._clock = clock
+
+    async def select(self, principal: Principal, peer: str | None, page: Page) -> Slice[DeadLetter]:
+        """The dead letters for a parent or for all, newest first."""
+        check(principal, "site.dead_letters")
+        return await self._store.outbox.dead(peer, page)
+
+    async def retry(self, principal: Principal, numbers: Sequence[int]) -> int:
+        """Queue letters again, behind all that waits; how many there were."""
+        check(principal, "site.retry")
+        known = await self._peers(numbers)
+        done = [number for number, peer in known.items() if await self._outbox.revive(number, peer=peer)]
+        await self._note(principal, "site.retry", known, done)
+        return len(done)
+
+    async def discard(self, principal: Principal, numbers: Sequence[int]) -> int:
+        """Drop letters: the parent is never told; how many there were."""
+        check(principal, "site.discard")
+        known = await self._peers(numbers)
+        done = [number for number in known if await self._store.outbox.discard(number)]
+        await self._note(principal, "site.discard", known, done)
+        return len(done)
+
+    async def _peers(self, numbers: Sequence[int]) -> dict[int, str]:
+        """For whom letters are, by number; those that there are not are left out."""
+        wanted, cursor, found = set(numbers), None, dict[int, str]()
+        while wanted:
+            part = await self._store.outbox.dead(None, Page(MAX_PAGE, cursor))
+            found |= {
+                letter.number: letter.operation.peer for letter in part.items if letter.number in wanted
+            }
+            cursor = part.next
+            if cursor is None or len(found) == len(wanted):
+                break
+        return found
+
+    async def _note(
+        self, principal: Principal, action: str, known: dict[int, str], done: Sequence[int]
+    ) -> None:
+        for peer in sorted({known[number] for number in done}):
+            numbers = [number for number in done if known[number] == peer]
+            await self._store.audit.add(
+                AuditEntry(
+                    at=self._clock(),
+                    principal=f"{principal.kind}:{principal.id}",
+                    action=action,
+                    target=peer,
+                    detail={"numbers": numbers},
+                )
+            )
