@@ -9,8 +9,9 @@ from argon2 import PasswordHasher
 
 from iceprod import clock as clocks
 from iceprod import ids
+from iceprod._version import __version__
 from iceprod.clock import Clock
-from iceprod.config import FailureSettings, SchedulingSettings, Settings
+from iceprod.config import FailureSettings, FederationSettings, SchedulingSettings, Settings
 from iceprod.errors import ConfigError
 from iceprod.grids.base import Grid, GridSettings
 from iceprod.grids.local import GRACE_S, LocalGrid
@@ -53,6 +54,7 @@ from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.services.why import Why
 from iceprod.site_sync.errands import Errands
+from iceprod.site_sync.observation import Observation, observe
 from iceprod.site_sync.outbox import Outbox
 from iceprod.store.base import Store
 from iceprod.store.sqlite import SqliteStore
@@ -318,6 +320,18 @@ def _make_controller(
     )
 
 
+def _observe(base: _Base, settings: FederationSettings) -> Observation:
+    return observe(
+        base.store,
+        peers=base.peers,
+        outbox=base.errands.outbox,
+        clock=base.clock,
+        name=settings.own_name,
+        version=__version__,
+        certificate_s=settings.certificate_days * 86400,
+    )
+
+
 def make_services(
     store: Store,
     settings: Settings,
@@ -390,6 +404,7 @@ def make_services(
         hearing=hearing,
         addresses=addresses,
         federation=make_federation(base.errands),
+        sites=_observe(base, settings.federation),
     )
     _connect(services)
     return services

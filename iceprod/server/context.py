@@ -38,6 +38,7 @@ from iceprod.services.transfers import Transfers
 from iceprod.services.uploads.desk import Uploads
 from iceprod.services.why import Why
 from iceprod.site_sync.federation import Federation
+from iceprod.site_sync.observation import Observation
 from iceprod.store.base import Store
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Services(FilePlane):
     hearing: Hearing
     addresses: Addresses
     federation: Federation
+    sites: Observation
 
 
 @dataclass(frozen=True, slots=True)
