@@ -1,9 +1,10 @@
 """The one source of new identifiers and secrets, all unguessable.
 
-A dataset's id is random.  Ids of jobs and tasks are the dataset's id followed by their
-place in it (``ID-7``, ``ID-7-2``): as unguessable as the dataset's, made without asking
-the store, and the same however often a materialisation is repeated.  Callers must treat
-them as opaque all the same.
+A dataset's id is random, but for that of a dataset which stands for another site's: it is
+made from the name of that, so that there is one however often it is made.  Ids of jobs and
+tasks are the dataset's id followed by their place in it (``ID-7``, ``ID-7-2``): as unguessable
+as the dataset's, made without asking the store, and the same however often a
+materialisation is repeated.  Callers must treat them as opaque all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ _LEASE_LENGTH = 16
 def new_id() -> str:
     """A random opaque id of 13 letters and digits (74 bits), safe in URLs and file names."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_ID_LENGTH))
+
+
+def derived_id(text: str) -> str:
+    """An id that looks like a random one and is always the same for the same text."""
+    number = int.from_bytes(hashlib.blake2b(text.encode()).digest())
+    return "".join(
+        _ALPHABET[number // len(_ALPHABET) ** place % len(_ALPHABET)] for place in range(_ID_LENGTH)
+    )
 
 
 class _LeaseIds:

@@ -9,6 +9,7 @@ into the next, so that it never holds up another.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,7 @@ from iceprod.model.pilot import Pilot, PilotStatus
 from iceprod.model.resources import Offer
 from iceprod.services.events import Event, EventKind
 from iceprod.services.grid_keeper import GridKeeper, GridStatus, PilotBook
-from iceprod.services.provisioning import Demand, GridView, plan
+from iceprod.services.provisioning import Demand, GridView, plan, unclaimed
 from iceprod.services.slots import GridSlot, Slots
 
 PERIOD_S = 1.0
@@ -83,6 +84,11 @@ class GridController:
         if self._heard is not None:
             return self._heard
         return [keeper.status() for keeper in self._keepers]
+
+    def unclaimed(self) -> Counter[Offer]:
+        """What could be begun with now, beyond all that waits here; known where `run` is."""
+        now = self._clock()
+        return unclaimed(self._demand(), self._pilots(), self._views(now), now=now)
 
     def cared_for_elsewhere(self, statuses: list[GridStatus]) -> None:
         """Another process takes care of the grids, which are so."""

@@ -99,6 +99,19 @@ def plan(
     return starts
 
 
+def unclaimed(
+    demand: Iterable[Demand], pilots: Sequence[Pilot], grids: Sequence[GridView], *, now: float
+) -> Counter[Offer]:
+    """The room for which nothing waits here: in pilots, and on grids that take more of them."""
+    rooms = _Slots(pilots, now=now).rooms
+    for grid in (_GridRoom(view, pilots) for view in grids):
+        if grid.is_open:
+            rooms[grid.slot] += grid.places if grid.free is None else 1
+    for wanted, waiting in _Work(demand).waiting.items():
+        _serve(wanted, waiting, rooms)
+    return rooms
+
+
 class _Slots:
     """The pilots, counted by what they offer and by what they have left."""
 
