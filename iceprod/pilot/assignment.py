@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from iceprod.model.federation import Original
 from iceprod.model.resources import Resources
 
 
@@ -35,7 +36,10 @@ def resources_from_format(raw: Mapping[str, Any]) -> Resources:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One task as `pilot.claim` hands it out; ``token`` opens the files of its job."""
+    """One task as `pilot.claim` hands it out; ``token`` opens the files of its job.
+
+    A task of another site has with ``stands_for`` what it is called there.
+    """
 
     task_id: str
     lease_id: str
@@ -50,6 +54,7 @@ class Assignment:
     debug: bool = False
     config_version: int = 1
     resources: Resources = field(default_factory=Resources)
+    stands_for: Original | None = None
 
     @classmethod
     def from_wire(cls, raw: Mapping[str, Any]) -> Assignment:
@@ -68,12 +73,40 @@ class Assignment:
             debug=bool(raw.get("debug", False)),
             config_version=int(raw.get("config_version", 1)),
             resources=resources_from_format(raw.get("resources", {})),
+            stands_for=_original_from_wire(raw.get("stands_for")),
+        )
+
+    @property
+    def named(self) -> Original:
+        """What the configuration is evaluated with; the server knows the task by other names."""
+        return self.stands_for or Original(
+            dataset_id=self.dataset_id,
+            dataset=self.dataset,
+            task_id=self.task_id,
+            job=self.job,
+            task_index=self.task_index,
+            name=self.name,
+            jobs_submitted=self.jobs_submitted,
         )
 
     @property
     def lease(self) -> dict[str, str]:
         """The two parameters that every call about this attempt carries."""
         return {"task_id": self.task_id, "lease_id": self.lease_id}
+
+
+def _original_from_wire(raw: Mapping[str, Any] | None) -> Original | None:
+    if raw is None:
+        return None
+    return Original(
+        dataset_id=str(raw["dataset_id"]),
+        dataset=int(raw["dataset"]),
+        task_id=str(raw["task_id"]),
+        job=int(raw["job"]),
+        task_index=int(raw["task_index"]),
+        name=str(raw["name"]),
+        jobs_submitted=int(raw["jobs_submitted"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,10 @@ class TaskRunner:
 
     async def _run_logged(self, logs: TaskLogs) -> None:
         given = self.assignment
-        logs.say(f"task {given.name or given.task_index} ({given.task_id}), lease {given.lease_id}")
+        named = given.named
+        logs.say(f"task {named.name or named.task_index} ({given.task_id}), lease {given.lease_id}")
+        if given.stands_for is not None:
+            logs.say(f"it is task {named.task_id} of another site")
         stager = Stager(
             sandbox=self.sandbox,
             urls={},
@@ -153,22 +156,22 @@ class TaskRunner:
             self._module_stats.update({kind: moved for kind, moved in stager.stats.items() if moved})
 
     def _expand(self) -> TaskRun:
-        given, around = self.assignment, self._around
+        given, named, around = self.assignment, self.assignment.named, self._around
         scopes = {scope: self.sandbox.scope_url(scope) for scope in SCOPES}
         own = self._config.get("options") or {}
         options = options_for(
-            dataset_id=given.dataset_id,
-            dataset=given.dataset,
-            job=given.job,
-            jobs_submitted=given.jobs_submitted,
-            task_id=given.task_id,
-            task=given.task_index,
+            dataset_id=named.dataset_id,
+            dataset=named.dataset,
+            job=named.job,
+            jobs_submitted=named.jobs_submitted,
+            task_id=named.task_id,
+            task=named.task_index,
             debug=given.debug,
             resources=given.resources.to_format(),
             urls={name: url for name, url in {**around.urls, **scopes}.items() if name not in own},
         )
         try:
-            return expand_task(self._config, given.task_index, options, environ=self.environment(clear=True))
+            return expand_task(self._config, named.task_index, options, environ=self.environment(clear=True))
         except FormatError as exc:
             raise TaskFailure(Failure("config", exc.message)) from exc
 
