@@ -130,9 +130,13 @@ class TaskService:
         task = await self._held(principal, "pilot.processing", task_id, lease_id)
         if task.status is not TaskStatus.PROCESSING:
             raise _lost(task)
-        if await self._is_foreign(task_id):
-            pilot = self._slots.pilots.get(task.pilot_id)
-            await self._foreign.started(task, pilot.hostname if pilot else "")
+        pilot = self._slots.pilots.get(task.pilot_id)
+        await self.began(task, pilot.hostname if pilot else "")
+
+    async def began(self, task: Task, hostname: str) -> None:
+        """Who holds a task has begun with it: another site may want to know."""
+        if await self._is_foreign(task.task_id):
+            await self._foreign.started(task, hostname)
 
     async def wanted(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         """Of tasks that were just claimed those that are to be run.
