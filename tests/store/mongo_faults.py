@@ -10,13 +10,25 @@ from iceprod.errors import StoreUnavailable
 from iceprod.store.mongo.client import Database
 from iceprod.store.mongo.context import Context
 from iceprod.store.mongo.datasets import MongoDatasets
+from iceprod.store.mongo.federation import MongoErrands, MongoOutbox
 from iceprod.store.mongo.files import MongoFiles
 from iceprod.store.mongo.jobs import MongoJobs
 from iceprod.store.mongo.tasks import MongoTasks
 
 _WRITES = ("insert", "insert_missing", "put", "replace", "update", "update_many", "change", "delete", "bulk")
 _MANY = ("insert_missing", "bulk")
-_COLLECTIONS = ("datasets", "configs", "classes", "jobs", "attempts", "sequences", "files", "stored")
+_COLLECTIONS = (
+    "datasets",
+    "configs",
+    "classes",
+    "jobs",
+    "attempts",
+    "sequences",
+    "files",
+    "stored",
+    "errands",
+    "outbox",
+)
 
 
 class Crash(BaseException):
@@ -159,3 +171,5 @@ class Process:
         self.jobs = MongoJobs(self.context)
         self.tasks = MongoTasks(self.context)
         self.files = MongoFiles(self.context)
+        self.errands = MongoErrands(self.context)
+        self.outbox = MongoOutbox(self.context)

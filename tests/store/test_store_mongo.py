@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pymongo
@@ -23,9 +24,12 @@ from pymongo.errors import (
     WriteConcernError,
     WTimeoutError,
 )
+from store_samples import dataset
 
 from iceprod import clock
 from iceprod.errors import AlreadyExists, ConfigError, StoreUnavailable, TooLarge
+from iceprod.model.federation import SiteRules
+from iceprod.store.base import DatasetPatch
 from iceprod.store.mongo import MongoStore, migrations
 from iceprod.store.mongo.client import Collection, Database, DeleteOne, InsertOne, UpdateOne
 from tests.store import mongo_server
@@ -298,6 +302,20 @@ async def test_a_migration_leads_to_the_next_version(
     await store.close()
 
     assert len(calls) == 2
+
+
+async def test_a_dataset_of_an_older_release_may_run_anywhere(database: Database, mongo_url: str):
+    store = MongoStore(mongo_url)
+    await store.open()
+    added = await store.datasets.add(dataset("d"), "{}")
+    await database.collection("datasets").update({"_id": "d"}, {"$unset": {"source": "", "sites": ""}})
+
+    assert await store.datasets.get("d") == added
+    rules = SiteRules(never=("east",))
+    changed = await store.datasets.update("d", DatasetPatch(sites=rules), now=5.0)
+    assert changed == replace(added, sites=rules)
+    assert await store.datasets.get("d") == changed
+    await store.close()
 
 
 async def test_an_index_that_is_missing_is_told_and_made_again(database: Database, mongo_url: str):

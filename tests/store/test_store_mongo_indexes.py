@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from mongo_queries import Query, Recorder, explained_scans, is_served, queries
-from store_samples import CHAIN, claim, finish, make, move
+from store_samples import CHAIN, claim, errand, finish, make, move, operation
 
+from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerStatus
 from iceprod.model.file import Direction, FileRecord, Flow, OriginCredential, Quota, Replica, Usage
 from iceprod.model.lifecycle import JobStatus, TaskEvent, TaskStatus
 from iceprod.model.paging import Page
@@ -19,6 +20,7 @@ from iceprod.model.principal import PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.store import cursors
 from iceprod.store.base import DatasetFilter, Store, TaskClass, TaskFilter
+from iceprod.store.federation import PeerPatch
 from iceprod.store.files import FileFilter, UsageFilter
 from iceprod.store.mongo import MongoStore
 from iceprod.store.mongo.migrations import indexes
@@ -92,6 +94,7 @@ async def test_every_query_has_its_index_and_every_index_its_query(mongo_url: st
     }
     for collection in (
         "datasets", "jobs", "attempts", "classes", "files", "stored", "usage", "quotas", "credentials",
+        "errands", "outbox",
     ):  # fmt: skip
         for index in indexes()[collection]:
             assert (collection, next(iter(index.document["key"]))) in asked
@@ -145,6 +148,7 @@ async def _ask_everything(store: Store) -> None:
     await store.audit.select("d", Page())
     await store.logs.of_task("d-0-0")
     await ask_of_files(store)
+    await ask_of_sites(store)
 
 
 async def ask_of_files(store: Store) -> None:
@@ -175,6 +179,32 @@ async def ask_of_files(store: Store) -> None:
     await store.credentials.of_user("ada")
     await store.credentials.expiring(5.0, 5)
     await store.credentials.delete("o", "ada")
+
+
+async def ask_of_sites(store: Store) -> None:
+    """Each question of the port that asks for peers, errands or what waits in the outbox."""
+    await store.peers.put(Peer("north", PeerRole.PARENT, PeerStatus.JOINED, 1.0))
+    await store.peers.update(PeerRole.PARENT, "north", PeerPatch(share=2.0))
+    await store.peers.get(PeerRole.PARENT, "north")
+    await store.peers.all()
+    await store.peers.drop(PeerRole.PARENT, "north")
+    await store.errands.add([errand(0), errand(1)])
+    await store.errands.end(["m-0-0", "m-5-0"], ErrandStatus.ENDED, now=5.0)
+    await store.errands.of_tasks(["m-0-0", "m-1-0"])
+    await store.errands.of_leases("north", ["lease-0", "lease-1"])
+    await store.errands.open("north", "m-0-0", 5)
+    await store.errands.counts("north")
+    await store.errands.forget(9.0, 5)
+    await store.outbox.add([operation("a"), operation("b")])
+    await store.outbox.add([operation("b"), operation("a")])
+    await store.outbox.bury("north", 1, "why", now=5.0)
+    for peer in (None, "north"):
+        await store.outbox.dead(peer, Page())
+    await store.outbox.revive(1)
+    await store.outbox.next("north", 0, 5)
+    await store.outbox.backlog("north")
+    await store.outbox.discard(2)
+    await store.outbox.done("north", [2, 3])
 
 
 FILTERS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import resource
@@ -17,16 +18,17 @@ from pathlib import Path
 
 import pytest
 import test_store_contract
+import test_store_federation
 import test_store_files
 import test_store_records
-from store_samples import CHAIN, claim, finish, make, run
+from store_samples import CHAIN, claim, dataset, finish, make, run
 
 from iceprod.errors import ConfigError, QueryError, StoreUnavailable
 from iceprod.model.file import FileRecord
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.task import Ended, Move, Outcome
 from iceprod.store.base import LogInfo
-from iceprod.store.sqlite import SqliteStore, keys, schema
+from iceprod.store.sqlite import SqliteStore, keys, rows, schema
 from iceprod.store.sqlite.transaction import SqliteTransaction
 
 
@@ -286,6 +288,21 @@ async def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path):
     assert (text.read_bytes(), foreign.read_bytes()) == before
 
 
+async def test_a_dataset_of_an_older_release_may_run_anywhere(path: Path, monkeypatch: pytest.MonkeyPatch):
+    older, given = schema.migrations()[:4], dataset("d", number=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "migrations", lambda: older)
+        schema.prepare(path, synchronous="OFF")
+    columns, row = rows.DATASET_COLUMNS.removesuffix(", source, sites"), (1, *rows.dataset_row(given)[:-2])
+    with contextlib.closing(schema.connect(path)) as connection:
+        connection.execute(f"INSERT INTO datasets ({columns}) VALUES ({', '.join('?' * len(row))})", row)
+
+    store = await opened(path)
+
+    assert await store.datasets.get("d") == given
+    await store.close()
+
+
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch):
     good = schema.migrations()
     bad = [*good, "CREATE TABLE extra (x);\nCREATE TABLE tasks (again);\n"]
@@ -400,6 +417,8 @@ WHOLE_TABLES_ON_PURPOSE = (
     "sum(size_bytes), count(*) FROM files WHERE here",  # check, and counting anew: by a reader
     "SELECT kind, holder, bytes, files FROM stored",  # the same
     "FROM quotas",  # a few that people have set
+    "FROM peers ORDER BY",  # some dozens of sites
+    "SELECT (SELECT",  # counts in one row, each of them by an index
     "sqlite_schema",  # the dozen of tables themselves
 )
 
@@ -434,7 +453,7 @@ async def _statements_of_the_contract(folder: Path, monkeypatch: pytest.MonkeyPa
             return connection
 
         monkeypatch.setattr(schema, name, traced)
-    contracts = (test_store_contract, test_store_files, test_store_records)
+    contracts = (test_store_contract, test_store_federation, test_store_files, test_store_records)
     tests = [named for contract in contracts for named in vars(contract).items()]
     plain = [
         test
