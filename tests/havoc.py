@@ -54,10 +54,12 @@ QUICK = {
 CORES = 3
 STEPS = ("first", "second", "third")
 
-# Writes down that it runs, under a name that no other run can have, and passes on what it was given.
+# Writes down that it runs and in which network, under a name that no other run can have, and passes on
+# what it was given.
 PAYLOAD = """#!/bin/sh
 set -e
 run=$(mktemp "$1/$2.XXXXXXXXXX")
+readlink /proc/self/ns/net > "$run"
 [ -z "$4" ] || cat "$4" > "$3.part"
 sleep 0.15
 echo "$2 ${run##*.}" >> "$3.part"

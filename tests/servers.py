@@ -28,7 +28,8 @@ class RunningSite:
     """``iceprod serve`` in a process; started on entering, ended by its pid on leaving.
 
     ``grids`` is the setting of that name as JSON; by default nothing runs by itself.
-    ``arguments`` go to ``iceprod serve``; ``ca_file`` is whom its clients trust.
+    ``arguments`` go to ``iceprod serve``; ``ca_file`` is whom its clients trust.  ``within`` stands
+    before its command, which listens on ``host``.
     """
 
     folder: Path
@@ -36,6 +37,8 @@ class RunningSite:
     settings: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ()
     ca_file: str | None = None
+    within: Sequence[str] = ()
+    host: str = "127.0.0.1"
     url: str = ""
     rpc_url: str = ""
     token: str = ""
@@ -68,12 +71,12 @@ class RunningSite:
         """Start the process and wait until it answers."""
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        ports = ["--host", "127.0.0.1", "--port", str(port), "--rpc-port", str(rpc_port)]
-        command = [sys.executable, "-m", "iceprod.cli.main", "serve", "--data", str(self.folder), *ports]
+        ports = ["--host", self.host, "--port", str(port), "--rpc-port", str(rpc_port)]
+        serve = [sys.executable, "-m", "iceprod.cli.main", "serve", "--data", str(self.folder), *ports]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ICEPROD_")}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--ready-file", str(ready), *self.arguments],
+                [*self.within, *serve, "--ready-file", str(ready), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -137,11 +140,15 @@ class Ran:
 
 
 def run(
-    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 120
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = 120,
+    within: Sequence[str] = (),
 ) -> Ran:
-    """Run ``iceprod`` in a process of its own."""
+    """Run ``iceprod`` in a process of its own; ``within`` stands before its command."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ICEPROD_")}
-    command: Sequence[str] = (sys.executable, "-m", "iceprod.cli.main", *arguments)
+    command: Sequence[str] = (*within, sys.executable, "-m", "iceprod.cli.main", *arguments)
     done = subprocess.run(
         command,
         capture_output=True,
