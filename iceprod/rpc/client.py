@@ -103,6 +103,14 @@ class Client:
         repeatable = "request_id" in params or _REPEATABLE.match(method) is not None
         return await self._deliver(message, repeatable=repeatable, judge=_single)
 
+    async def ask(self, method: str, params: dict[str, Any], *, timeout_s: float) -> Any:
+        """As `call`, but once: the answer has to come within ``timeout_s``, and nothing is repeated."""
+        body = msgspec.json.encode(jsonrpcclient.request(method, params=params))
+        try:
+            return _single(await self._post(body, timeout_s=timeout_s))
+        except _Lost as exc:
+            raise Unavailable(f"{self._url}: {exc}") from None
+
     async def batch(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
         """The results of ``calls`` in order; an error takes the place of its result, unraised."""
         if not calls:
@@ -143,14 +151,15 @@ class Client:
             await self._sleep(self._policy.pause_s(attempt, error))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _post(self, body: bytes) -> bytes:
+    async def _post(self, body: bytes, *, timeout_s: float | None = None) -> bytes:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         request = HTTPRequest(
             self._url,
             method="POST",
             body=body,
             headers=self._headers,
-            request_timeout=self._timeout_s,
-            connect_timeout=min(10.0, self._timeout_s),
+            request_timeout=timeout_s,
+            connect_timeout=min(10.0, timeout_s),
             follow_redirects=False,
             validate_cert=True,
             ca_certs=self._ca_file,

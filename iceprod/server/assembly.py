@@ -19,7 +19,7 @@ from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
 from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
-from iceprod.server.federation import make_federation
+from iceprod.server.federation import Parts, make_federation
 from iceprod.server.file_plane import make_file_plane, relayed_places
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
@@ -346,6 +346,7 @@ def make_services(
     lease_s, catalogue, addresses = settings.scheduling.lease_s, base.catalogue, Addresses()
     watch = ClockWatch(clock, monotonic, quiet_s=lease_s)
     accounts = make_accounts(store, settings, clock=clock, events=base.events)
+    certificates = Certificates(store, accounts, clock=clock)
     materialiser, tasks = _make_materialiser(base), _make_tasks(base, settings.failures)
     datasets = _make_datasets(base, materialiser=materialiser, tasks=tasks)
     pilots = _make_pilots(base, accounts=accounts, tasks=tasks, watch=watch)
@@ -374,7 +375,7 @@ def make_services(
     services = Services(
         **{each.name: getattr(plane, each.name) for each in fields(plane)},
         accounts=accounts,
-        certificates=Certificates(store, accounts, clock=clock),
+        certificates=certificates,
         catalogue=catalogue,
         datasets=datasets,
         tasks=tasks,
@@ -403,7 +404,20 @@ def make_services(
         news=News(store.sharing, base.draft, base.matching.share, process_id=process_id, monotonic=monotonic),
         hearing=hearing,
         addresses=addresses,
-        federation=make_federation(base.errands),
+        federation=make_federation(
+            Parts(
+                store=store,
+                settings=settings,
+                clock=clock,
+                accounts=accounts,
+                certificates=certificates,
+                tasks=tasks,
+                events=base.events,
+                states=base.peers,
+                errands=base.errands,
+                addresses=addresses,
+            )
+        ),
         sites=_observe(base, settings.federation),
     )
     _connect(services)

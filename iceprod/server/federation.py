@@ -2,11 +2,126 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from iceprod._version import __version__
+from iceprod.clock import Clock
+from iceprod.config import Settings
+from iceprod.model.federation import Peer, PeerRole
+from iceprod.server.context import Addresses
+from iceprod.services.accounts import Accounts
+from iceprod.services.certificates import Certificates
+from iceprod.services.events import Events
+from iceprod.services.peer_states import PeerStates
+from iceprod.services.tasks import TaskService
+from iceprod.site_sync.authority import Authority
+from iceprod.site_sync.enrolment import Enrolment, Limits
 from iceprod.site_sync.errands import Errands
 from iceprod.site_sync.federation import Federation
+from iceprod.site_sync.identity import IdentityFiles
+from iceprod.site_sync.link import LinkState, ParentLink
 from iceprod.site_sync.parents import Parents
+from iceprod.site_sync.registry import Registry
+from iceprod.site_sync.renewal import Renewal
+from iceprod.store.base import Store
 
 
-def make_federation(errands: Errands) -> Federation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What it is made of."""
+
+    store: Store
+    settings: Settings
+    clock: Clock
+    accounts: Accounts
+    certificates: Certificates
+    tasks: TaskService
+    events: Events
+    states: PeerStates
+    errands: Errands
+    addresses: Addresses
+
+
+def make_federation(parts: Parts) -> Federation:
     """All that is shared with other sites; nothing runs yet."""
-    return Federation(errands=errands, outbox=errands.outbox, parents=Parents())
+    authority = make_authority(parts.settings, clock=parts.clock)
+    registry = _make_registry(parts, authority)
+    return Federation(
+        registry=registry,
+        enrolment=_make_enrolment(parts, registry, authority),
+        renewal=Renewal(
+            parts.store,
+            clock=parts.clock,
+            files=lambda name: identity_files(parts.settings, name),
+            connect=lambda peer: connect(parts, peer),
+        ),
+        errands=parts.errands,
+        outbox=parts.errands.outbox,
+        parents=Parents(),
+    )
+
+
+def make_authority(settings: Settings, *, clock: Clock) -> Authority:
+    """Who vouches for the sites that join, and for this one."""
+    given = settings.federation
+    return Authority(
+        name=given.own_name,
+        folder=settings.authority_path,
+        server_ca=given.server_ca,
+        days=given.certificate_days,
+        clock=clock,
+    )
+
+
+def _make_registry(parts: Parts, authority: Authority) -> Registry:
+    return Registry(
+        parts.store,
+        clock=parts.clock,
+        accounts=parts.accounts,
+        tasks=parts.tasks,
+        events=parts.events,
+        states=parts.states,
+        authority=authority,
+        name=parts.settings.federation.own_name,
+        version=__version__,
+    )
+
+
+def _make_enrolment(parts: Parts, registry: Registry, authority: Authority) -> Enrolment:
+    given = parts.settings.federation
+    return Enrolment(
+        parts.store,
+        registry,
+        clock=parts.clock,
+        accounts=parts.accounts,
+        certificates=parts.certificates,
+        authority=authority,
+        limits=Limits(given.invitation_h * 3600.0, given.lease_s, given.most_tasks),
+        is_plain=lambda: parts.addresses.url.startswith("http:"),
+    )
+
+
+def identity_files(settings: Settings, parent: str) -> IdentityFiles:
+    """Where what is needed to call a parent is kept."""
+    return IdentityFiles(settings.federation_path / parent)
+
+
+def connect(parts: Parts, parent: Peer) -> ParentLink:
+    """The way to a parent; how it answers is known to every process."""
+
+    def tell(state: LinkState) -> None:
+        parts.states.saw(
+            PeerRole.PARENT,
+            parent.name,
+            contact_at=state.contact_at,
+            failures=state.failures,
+            reason=state.reason,
+        )
+
+    return ParentLink(
+        name=parent.name,
+        url=parent.url,
+        files=identity_files(parts.settings, parent.name),
+        clock=parts.clock,
+        on_state=tell,
+    )

@@ -218,6 +218,7 @@ async def _open_services(services: Services, settings: Settings) -> None:
     await services.news.open(services.hearing)  # before anything is read that news may be about
     await services.scheduler.load()
     await services.pilots.load()
+    await services.hearing.peers.load()
     try:
         password = await services.accounts.create_first_admin()
     except AlreadyExists:  # another process that was started at the same moment was first

@@ -9,7 +9,6 @@ import re
 import secrets
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 import structlog
@@ -24,7 +23,7 @@ from iceprod.services import authorization, task_tokens
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.passwords import Passwords
 from iceprod.services.task_tokens import TaskTokens
-from iceprod.services.throttle import Throttle
+from iceprod.services.throttle import Throttle, network_of
 from iceprod.store.base import AuditEntry, Store
 
 logger = structlog.get_logger(__name__)
@@ -168,7 +167,7 @@ class Accounts:
                 disabled, is not told.
             RateLimited: too many failures for this name from this address.
         """
-        network = _network(address)
+        network = network_of(address)
         who = f"{name[:64]}@{network}"
         self._throttle.check(who)
         self._addresses.check(network)
@@ -240,6 +239,14 @@ class Accounts:
     async def revoke_pilot_tokens(self, pilot_id: str) -> None:
         """Make every passkey of a pilot worthless."""
         await self._drop_all(PrincipalKind.PILOT, pilot_id)
+
+    async def issue_site_token(self, site: str) -> str:
+        """Make the token of a site that shows no certificate; who may have it is for the caller to ask."""
+        return (await self._issue(PrincipalKind.SITE, site, expires_at=None)).secret
+
+    async def revoke_site(self, site: str) -> None:
+        """Make every credential of a site worthless: tokens, certificates and invitations."""
+        await self._drop_all(PrincipalKind.SITE, site)
 
     def make_task_token(self, task_id: str, lease_id: str) -> str:
         """The token for the payload of one attempt of a task."""
@@ -382,17 +389,6 @@ def principal_of(user: User) -> Principal:
     """The caller that a user is."""
     kind = PrincipalKind.ADMIN if "admin" in user.roles else PrincipalKind.USER
     return Principal(kind, user.name, user.groups)
-
-
-def _network(address: str) -> str:
-    """Whom an address stands for: of IPv6, everybody has 2^64 of them, with the first half in common."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address[:64]
-    if not isinstance(parsed, IPv6Address):
-        return address
-    return str(parsed.ipv4_mapped or IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
 def _field_error(field: str, message: str) -> InputError:

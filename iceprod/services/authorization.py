@@ -5,7 +5,7 @@ A row is an action, a column a kind of caller, a cell how far that caller's righ
 ====== ==========================================================================
 ``-``  not at all
 own    objects that are the caller's: a user's datasets and tokens, the tasks that a
-       pilot holds, the one task (with its job and dataset) that a task token is for
+       pilot or a site holds, the one task (with its job and dataset) that a task token is for
 seen   also what a user may see: datasets of the user's groups and public ones
 any    every object
 ====== ==========================================================================
@@ -50,6 +50,27 @@ _TABLE: Final = """
     site.health             any        any   any   any    any   any
     site.metrics            any        any   -     any    any   any
     site.status             -          any   -     -      -     any
+
+    site.authority          any        any   any   any    any   any
+    site.join               any        -     -     -      -     -
+    site.hello              -          -     -     -      own   -
+    site.renew_certificate  -          -     -     -      own   -
+    site.leave              -          -     -     -      own   -
+    site.pull               -          -     -     -      own   -
+    site.renew              -          -     -     -      own   -
+    site.listen             -          -     -     -      own   -
+    site.dataset            -          -     -     -      own   -
+    site.report             -          -     -     -      own   -
+    site.list               -          any   -     -      -     any
+    site.get                -          any   -     -      -     any
+    site.invite             -          -     -     -      -     any
+    site.pause              -          -     -     -      -     any
+    site.resume             -          -     -     -      -     any
+    site.set                -          -     -     -      -     any
+    site.revoke             -          -     -     -      -     any
+    site.dead_letters       -          -     -     -      -     any
+    site.retry              -          -     -     -      -     any
+    site.discard            -          -     -     -      -     any
 
     dataset.submit          -          any   -     -      -     any
     dataset.list            -          seen  -     -      -     any

@@ -155,6 +155,23 @@ class Certificates:
         await self._audit(principal, "certificate.add", token)
         return token
 
+    async def enrol(self, site: str, pem: str) -> None:
+        """Let a certificate speak for a site that joins; whether it may is for the caller to ask.
+
+        Raises:
+            AlreadyExists: it speaks for somebody else.
+            InputError: the certificate cannot be read, or will not do.
+        """
+        text = _joined(*end_entity(pem))
+        known = await self._store.accounts.token(_digest(text))
+        if known is not None and (known.kind, known.subject) != (PrincipalKind.SITE, site):
+            raise AlreadyExists("this certificate speaks for somebody else")
+        if known is None:
+            await self._store.accounts.add_token(
+                Token(_digest(text), PrincipalKind.SITE, site, self._clock(), None, certificate=text)
+            )
+        self._accounts.changed(site)
+
     async def _check_holder(self, kind: PrincipalKind, name: str) -> None:
         if kind not in _KINDS:
             raise _field_error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from iceprod.clock import Clock
 from iceprod.errors import RateLimited
@@ -63,3 +64,14 @@ class Throttle:
     def succeeded(self, key: str) -> None:
         """Forget the failures of a key."""
         self._failures.pop(key, None)
+
+
+def network_of(address: str) -> str:
+    """Whom an address stands for: of IPv6, everybody has 2^64 of them, with the first half in common."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address[:64]
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or IPv6Network((int(parsed) >> 64 << 64, 64)))

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from iceprod.site_sync.enrolment import Enrolment
 from iceprod.site_sync.errands import Errands
 from iceprod.site_sync.outbox import Outbox
 from iceprod.site_sync.parents import Parents
+from iceprod.site_sync.registry import Registry
+from iceprod.site_sync.renewal import Renewal
 
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """As a child: ``errands`` and the ``outbox`` of what is told about them, and the ``parents``."""
+    """Who the other sites are, and what is shared with them.
 
+    As a parent: the ``registry`` of sites, and the ``enrolment`` of new ones.  As a child:
+    ``errands`` and the ``outbox`` of what is told about them, the ``parents``, and the
+    ``renewal`` of certificates.
+    """
+
+    registry: Registry
+    enrolment: Enrolment
+    renewal: Renewal
     errands: Errands
     outbox: Outbox
     parents: Parents

@@ -30,6 +30,53 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Wait = Annotated[float, msgspec.Meta(ge=0, le=60)]
 
 
+class Join(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``site.join``: a site that was invited shows its code, and a request for a certificate.
+
+    With a ``certificate`` of its own, which it has shown in the connection, it needs none.
+    """
+
+    code: Annotated[str, msgspec.Meta(max_length=200)]
+    protocols: list[int]
+    csr: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
+    certificate: Annotated[str, msgspec.Meta(max_length=65_536)] = ""
+    version: str = ""
+
+
+class Joined(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer: what the child is called here, who the parent is, and how to be known from now on.
+
+    ``authority`` (PEM) vouches for the parent's own certificate.  A ``token`` has who joins
+    without a certificate.
+    """
+
+    name: Name
+    site: Name
+    protocol: int
+    lease_s: float
+    version: str = ""
+    certificate: str = ""
+    authority: str = ""
+    token: str = ""
+
+
+class Certify(msgspec.Struct, frozen=True):
+    """``site.renew_certificate``: a request for a certificate of a new key."""
+
+    csr: Annotated[str, msgspec.Meta(max_length=16_384)]
+
+
+class Certified(msgspec.Struct, frozen=True):
+    """The answer; ``authority`` (PEM) vouches for the parent's own certificate from now on."""
+
+    certificate: str
+    authority: str
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """Of what is said without a word more, and of answers that only say that it was heard."""
+
+
 class Shape(msgspec.Struct, frozen=True, omit_defaults=True):
     """Slots of one kind: what one task may use (cores, GPUs, GB, GB, hours), and how many tasks more."""
 

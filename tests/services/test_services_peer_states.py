@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from site_harness import open_site, spread
+from site_harness import spread
 
 from iceprod.errors import StoreUnavailable
 from iceprod.model.federation import PeerRole, PeerState
@@ -38,17 +38,17 @@ async def test_older_news_from_the_store_are_not_believed(site):
     assert states.of(CHILD, "desy").contact_at == 6.0
 
 
-async def test_every_process_hears_of_it(sites):
-    one, two = sites
+async def test_every_process_hears_of_it(two):
+    one, other = two
     one.services.hearing.peers.saw(CHILD, "desy", contact_at=5.0, lag_s=7.0)
 
     await one.services.hearing.peers.tell()
-    await spread(one, two)
+    await spread(one, other)
 
-    assert two.services.hearing.peers.of(CHILD, "desy") == PeerState(CHILD, "desy", 5.0, lag_s=7.0)
-    two.services.hearing.peers.forget(CHILD, "desy")
-    await two.services.hearing.peers.tell()
-    await spread(two, one)
+    assert other.services.hearing.peers.of(CHILD, "desy") == PeerState(CHILD, "desy", 5.0, lag_s=7.0)
+    other.services.hearing.peers.forget(CHILD, "desy")
+    await other.services.hearing.peers.tell()
+    await spread(other, one)
     assert one.services.hearing.peers.of(CHILD, "desy").contact_at == 0.0
 
 

@@ -1,0 +1,253 @@
+"""The sites that work is shared with: who they are, how they stand, and what they may.
+
+How they come to be known is told in `iceprod.site_sync.enrolment`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from iceprod.clock import Clock
+from iceprod.errors import AccessDenied, ConflictError, InputError, InvalidTransition, NotFoundError
+from iceprod.model.federation import Peer, PeerRole, PeerState, PeerStatus, holder_of
+from iceprod.model.principal import Principal
+from iceprod.model.values import value
+from iceprod.services import authorization
+from iceprod.services.accounts import Accounts
+from iceprod.services.events import Event, EventKind, Events
+from iceprod.services.peer_states import PeerStates
+from iceprod.services.tasks import TaskService
+from iceprod.site_sync.addresses import parent_url
+from iceprod.site_sync.authority import Authority
+from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
+from iceprod.store.base import AuditEntry, Store
+
+_BULK: Final = 1000
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_OF_CHILDREN: Final = ("share", "most_tasks", "lease_s")
+
+
+@value
+class KnownSite:
+    """A peer, and how it was last seen."""
+
+    peer: Peer
+    state: PeerState
+
+
+def check_name(name: str) -> str:
+    """The name, if it is one of a site.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise _field_error("name", "1 to 64 letters, digits, '.', '_' and '-' name a site")
+    return name
+
+
+def agreed(protocols: list[int]) -> int:
+    """The highest version of the protocol that both sites speak.
+
+    Raises:
+        ConflictError: there is none.
+    """
+    both = set(protocols) & set(PROTOCOLS)
+    if not both:
+        ours = ", ".join(map(str, PROTOCOLS))
+        raise ConflictError(
+            f"no version of the protocol is spoken here and there (here: {ours})", protocols=list(PROTOCOLS)
+        )
+    return max(both)
+
+
+class Registry:
+    """Other sites, as administrators and the sites themselves see and change them."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        accounts: Accounts,
+        tasks: TaskService,
+        events: Events,
+        states: PeerStates,
+        authority: Authority,
+        name: str,
+        version: str,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.states = states
+        self._store = store
+        self._clock = clock
+        self._accounts = accounts
+        self._tasks = tasks
+        self._events = events
+        self._authority = authority
+
+    # Who there is
+
+    async def all(self, principal: Principal) -> list[KnownSite]:
+        """Every site, parents and children, by role and name."""
+        authorization.check(principal, "site.list")
+        return [self._known(peer) for peer in await self._store.peers.all()]
+
+    async def get(self, principal: Principal, name: str, role: PeerRole | None = None) -> KnownSite:
+        """One site.
+
+        Raises:
+            NotFoundError: there is none.
+            InputError: a parent and a child have this name, and ``role`` does not say which.
+        """
+        authorization.check(principal, "site.get")
+        return self._known(await self._one(name, role))
+
+    async def child(self, principal: Principal) -> Peer:
+        """The child that calls.
+
+        Raises:
+            AccessDenied: it is none, or no longer.
+        """
+        peer = await self._store.peers.get(PeerRole.CHILD, principal.id)
+        if peer is None or peer.status is PeerStatus.REVOKED:
+            raise AccessDenied(f"the site {principal.id} has not joined this one")
+        return peer
+
+    def touch(self, name: str, **changes: Any) -> None:
+        """A child was heard of; ``changes`` are fields of `PeerState` that it has told."""
+        self.states.saw(PeerRole.CHILD, name, contact_at=self._clock(), **changes)
+
+    async def hello(self, principal: Principal, message: Hello) -> Welcome:
+        """Agree with a child on a version of the protocol.
+
+        Raises:
+            ConflictError: there is none that both speak.
+        """
+        authorization.check(principal, "site.hello")
+        peer = await self.child(principal)
+        protocol = agreed(message.protocols)
+        changed = replace(peer, protocol=protocol, version=message.version[:64])
+        if changed != peer:
+            await self.put(changed)
+        self.touch(peer.name)
+        return Welcome(self.name, protocol, peer.lease_s, self.version)
+
+    # What is done to them
+
+    async def pause(self, principal: Principal, name: str, role: PeerRole | None = None) -> Peer:
+        """Lend a child, or take from a parent, no more tasks; those that were lent go on."""
+        return await self._stand(principal, "site.pause", await self._one(name, role), PeerStatus.PAUSED)
+
+    async def resume(self, principal: Principal, name: str, role: PeerRole | None = None) -> Peer:
+        """Go on after a pause.
+
+        Raises:
+            InvalidTransition: the site was revoked: invite it anew.
+        """
+        return await self._stand(principal, "site.resume", await self._one(name, role), PeerStatus.JOINED)
+
+    async def _stand(self, principal: Principal, action: str, peer: Peer, status: PeerStatus) -> Peer:
+        authorization.check(principal, action)
+        if peer.status is PeerStatus.REVOKED:
+            raise InvalidTransition(f"the site {peer.name} was revoked; it has to join anew")
+        changed = replace(peer, status=status)
+        await self.put(changed)
+        await self.audit(principal.id, action, peer.name, role=str(peer.role))
+        return changed
+
+    async def set(
+        self, principal: Principal, name: str, changes: Mapping[str, Any], role: PeerRole | None = None
+    ) -> Peer:
+        """Change what was set for a site.
+
+        That is a ``note``; of a child ``share``, ``most_tasks`` and ``lease_s``; of a parent its ``url``.
+
+        Raises:
+            InputError: it is nothing that a site of this role has, or the address will not do.
+        """
+        authorization.check(principal, "site.set")
+        peer = await self._one(name, role)
+        own = _OF_CHILDREN if peer.role is PeerRole.CHILD else ("url",)
+        for field in changes:
+            if field not in (*own, "note"):
+                raise _field_error(field, f"a {peer.role} has none")
+        if "url" in changes:
+            changes = {**changes, "url": parent_url(changes["url"])}
+        changed = replace(peer, **changes)
+        await self.put(changed)
+        await self.audit(principal.id, "site.set", name, role=str(peer.role), **changes)
+        return changed
+
+    async def revoke(self, principal: Principal, name: str) -> int:
+        """End it with a child: from now on it is a stranger; how many tasks were taken back.
+
+        Raises:
+            NotFoundError: there is no such child.
+        """
+        authorization.check(principal, "site.revoke")
+        peer = await self._one(name, PeerRole.CHILD)
+        return await self._end(principal, "site.revoke", peer)
+
+    async def leave(self, principal: Principal) -> int:
+        """A child leaves; how many tasks were taken back from it."""
+        authorization.check(principal, "site.leave")
+        return await self._end(principal, "site.leave", await self.child(principal))
+
+    async def _end(self, principal: Principal, action: str, peer: Peer) -> int:
+        await self.put(replace(peer, status=PeerStatus.REVOKED, expires_at=None))
+        await self._accounts.revoke_site(peer.name)
+        await asyncio.to_thread(self._authority.revoke, peer.name)
+        taken = await self._take_back(peer.name)
+        await self.audit(principal.id, action, peer.name, tasks=taken)
+        return taken
+
+    async def take_back(self) -> int:
+        """Take from revoked children what they were lent in the very moment of it; a duty."""
+        return sum(
+            [
+                await self._take_back(peer.name)
+                for peer in await self._store.peers.all()
+                if (peer.role, peer.status) == (PeerRole.CHILD, PeerStatus.REVOKED)
+            ]
+        )
+
+    async def _take_back(self, name: str) -> int:
+        taken, after = 0, None
+        while held := await self._store.tasks.held_after(holder_of(name), after, _BULK):
+            leases = [(task.task_id, task.lease_id) for task in held]
+            taken += await self._tasks.evict(leases, f"the site {name} has gone")
+            after = held[-1].task_id
+        return taken
+
+    # What the others of this room need
+
+    async def put(self, peer: Peer) -> None:
+        """Keep a site, and tell every process that it has changed."""
+        await self._store.peers.put(peer)
+        self._events.publish(Event(EventKind.PEER_CHANGED, peer.name))
+
+    async def audit(self, who: str, action: str, target: str, **detail: object) -> None:
+        """Note what was done to a site, or by it."""
+        await self._store.audit.add(AuditEntry(self._clock(), who, action, target, detail))
+
+    def _known(self, peer: Peer) -> KnownSite:
+        return KnownSite(peer, self.states.of(peer.role, peer.name))
+
+    async def _one(self, name: str, role: PeerRole | None) -> Peer:
+        roles = tuple(PeerRole) if role is None else (role,)
+        found = [peer for each in roles if (peer := await self._store.peers.get(each, name)) is not None]
+        if not found:
+            raise NotFoundError("site", name)
+        if len(found) > 1:
+            raise _field_error("role", f"{name} is a parent and a child: say which is meant")
+        return found[0]
+
+
+def _field_error(field: str, message: str) -> InputError:
+    return InputError(message, fields=[{"path": f"/{field}", "message": message}])
