@@ -53,8 +53,13 @@ class PeerRepository(ABC):
         """Keep a peer, new or in place of what was kept of the same role and name."""
 
     @abstractmethod
-    async def update(self, role: PeerRole, name: str, patch: PeerPatch) -> Peer | None:
-        """Change some fields, so that of changes by several callers none is lost; None if it is not known."""
+    async def update(
+        self, role: PeerRole, name: str, patch: PeerPatch, *, expected: PeerStatus | None = None
+    ) -> Peer | None:
+        """Change some fields, so that of changes by several callers none is lost.
+
+        None, and nothing changed, if there is no such peer, or none with the ``expected`` status.
+        """
 
     @abstractmethod
     async def get(self, role: PeerRole, name: str) -> Peer | None:

@@ -128,6 +128,20 @@ async def test_of_changes_of_a_peer_by_many_at_once_none_is_lost(store: Store):
     assert len(await store.peers.all()) == 1
 
 
+async def test_a_peer_is_changed_only_while_it_stands_as_expected(store: Store):
+    joined, revoked = PeerStatus.JOINED, PeerStatus.REVOKED
+    await store.peers.put(peer())
+    end, pause = PeerPatch(status=revoked), PeerPatch(status=PeerStatus.PAUSED)
+
+    ended = await store.peers.update(PARENT, "north", end, expected=joined)
+
+    assert ended == replace(peer(), status=revoked)
+    for patch in (pause, PeerPatch()):
+        assert await store.peers.update(PARENT, "north", patch, expected=joined) is None
+    assert await store.peers.update(PARENT, "north", PeerPatch(), expected=revoked) == ended
+    assert await store.peers.get(PARENT, "north") == ended
+
+
 async def test_a_peer_takes_the_place_of_the_former_and_is_forgotten(store: Store):
     await store.peers.put(peer())
     await store.peers.put(replace(peer(), status=PeerStatus.REVOKED))

@@ -19,6 +19,7 @@ from iceprod.model.federation import (
     Original,
     Peer,
     PeerRole,
+    PeerStatus,
     Queued,
 )
 from iceprod.model.paging import Page, Slice
@@ -70,12 +71,18 @@ class MongoPeers(PeerRepository):
         """See the port."""
         await self._peers.put(peer_document(peer))
 
-    async def update(self, role: PeerRole, name: str, patch: PeerPatch) -> Peer | None:
+    async def update(
+        self, role: PeerRole, name: str, patch: PeerPatch, *, expected: PeerStatus | None = None
+    ) -> Peer | None:
         """See the port."""
+        where = {"_id": peer_key(role, name)}
+        if expected is not None:
+            where["status"] = expected.value
         changes = patch.changes()
-        if not changes:
-            return await self.get(role, name)
-        found = await self._peers.change({"_id": peer_key(role, name)}, {"$set": changes})
+        # No server takes a change of nothing.
+        found = await (
+            self._peers.change(where, {"$set": changes}) if changes else self._peers.find_one(where)
+        )
         return None if found is None else peer_of(found)
 
     async def get(self, role: PeerRole, name: str) -> Peer | None:

@@ -19,6 +19,7 @@ from iceprod.model.federation import (
     Original,
     Peer,
     PeerRole,
+    PeerStatus,
     Queued,
 )
 from iceprod.model.paging import Page, Slice
@@ -73,12 +74,14 @@ class SqlitePeers(PeerRepository):
         values = peer_row(peer)
         await self._writer.run(lambda transaction: transaction.connection.execute(PUT_PEER, values) and None)
 
-    async def update(self, role: PeerRole, name: str, patch: PeerPatch) -> Peer | None:
+    async def update(
+        self, role: PeerRole, name: str, patch: PeerPatch, *, expected: PeerStatus | None = None
+    ) -> Peer | None:
         """See the port."""
 
         def operation(transaction: SqliteTransaction) -> Peer | None:
             former = _peer(transaction.connection, role, name)
-            if former is None:
+            if former is None or former.status is not (expected or former.status):
                 return None
             changed = replace(former, **patch.changes())
             transaction.connection.execute(PUT_PEER, peer_row(changed))
