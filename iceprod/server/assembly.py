@@ -35,6 +35,7 @@ from iceprod.services.hearing import Hearing
 from iceprod.services.housekeeping import CounterAudit, LeaseWatch
 from iceprod.services.logs import LogService
 from iceprod.services.materialise import Materialiser
+from iceprod.services.mirrors import Mirrors
 from iceprod.services.news import News
 from iceprod.services.passwords import Passwords
 from iceprod.services.peer_states import PeerStates
@@ -293,6 +294,17 @@ def _make_pilots(base: _Base, *, accounts: Accounts, tasks: TaskService, watch: 
     )
 
 
+def _make_mirrors(base: _Base) -> Mirrors:
+    return Mirrors(
+        base.store,
+        clock=base.clock,
+        catalogue=base.catalogue,
+        scheduler=base.matching.scheduler,
+        transitions=base.matching.transitions,
+        events=base.events,
+    )
+
+
 def _make_why(base: _Base, *, datasets: DatasetService, tasks: TaskService) -> Why:
     return Why(
         base.store,
@@ -350,6 +362,7 @@ def make_services(
     materialiser, tasks = _make_materialiser(base), _make_tasks(base, settings.failures)
     datasets = _make_datasets(base, materialiser=materialiser, tasks=tasks)
     pilots = _make_pilots(base, accounts=accounts, tasks=tasks, watch=watch)
+    logs = LogService(store, clock=clock, tasks=tasks)
     reports = Reports(store, clock=clock, catalogue=catalogue, draft=base.draft)
     controller = _make_controller(base, make_grids(settings) if grids is None else grids, pilots)
     hearing = Hearing(
@@ -389,7 +402,7 @@ def make_services(
             site_url=lambda: addresses.url,
             relayed=relayed_places(settings.files),
         ),
-        logs=LogService(store, clock=clock, tasks=tasks),
+        logs=logs,
         scheduler=base.matching.scheduler,
         materialiser=materialiser,
         waiters=base.matching.waiters,
@@ -411,10 +424,16 @@ def make_services(
                 clock=clock,
                 accounts=accounts,
                 certificates=certificates,
+                catalogue=catalogue,
+                scheduler=base.matching.scheduler,
+                slots=base.slots,
                 tasks=tasks,
+                logs=logs,
                 events=base.events,
                 states=base.peers,
                 errands=base.errands,
+                mirrors=_make_mirrors(base),
+                grids=controller,
                 addresses=addresses,
             )
         ),

@@ -7,22 +7,33 @@ from dataclasses import dataclass
 from iceprod._version import __version__
 from iceprod.clock import Clock
 from iceprod.config import Settings
-from iceprod.model.federation import Peer, PeerRole
+from iceprod.errors import Unavailable
+from iceprod.model.federation import Operation, Peer, PeerRole
 from iceprod.server.context import Addresses
 from iceprod.services.accounts import Accounts
+from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
 from iceprod.services.events import Events
+from iceprod.services.grids import GridController
+from iceprod.services.logs import LogService
+from iceprod.services.mirrors import Mirrors
 from iceprod.services.peer_states import PeerStates
+from iceprod.services.scheduling import Scheduler
+from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.authority import Authority
 from iceprod.site_sync.enrolment import Enrolment, Limits
 from iceprod.site_sync.errands import Errands
 from iceprod.site_sync.federation import Federation
+from iceprod.site_sync.file_sending import Sent
 from iceprod.site_sync.identity import IdentityFiles
+from iceprod.site_sync.inbox import Inbox
+from iceprod.site_sync.lending import Lending
 from iceprod.site_sync.link import LinkState, ParentLink
-from iceprod.site_sync.parents import Parents
+from iceprod.site_sync.parents import Means, Parents, Ways
 from iceprod.site_sync.registry import Registry
 from iceprod.site_sync.renewal import Renewal
+from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
 
 
@@ -35,10 +46,16 @@ class Parts:
     clock: Clock
     accounts: Accounts
     certificates: Certificates
+    catalogue: Catalogue
+    scheduler: Scheduler
+    slots: Slots
     tasks: TaskService
+    logs: LogService
     events: Events
     states: PeerStates
     errands: Errands
+    mirrors: Mirrors
+    grids: GridController
     addresses: Addresses
 
 
@@ -49,6 +66,8 @@ def make_federation(parts: Parts) -> Federation:
     return Federation(
         registry=registry,
         enrolment=_make_enrolment(parts, registry, authority),
+        lending=_make_lending(parts, registry),
+        inbox=Inbox(parts.store, tasks=parts.tasks, logs=parts.logs, registry=registry),
         renewal=Renewal(
             parts.store,
             clock=parts.clock,
@@ -57,8 +76,29 @@ def make_federation(parts: Parts) -> Federation:
         ),
         errands=parts.errands,
         outbox=parts.errands.outbox,
-        parents=Parents(),
+        parents=_make_parents(parts),
     )
+
+
+def _make_parents(parts: Parts) -> Parents:
+    given = parts.settings.federation
+    means = Means(
+        store=parts.store,
+        clock=parts.clock,
+        tasks=parts.tasks,
+        mirrors=parts.mirrors,
+        outbox=parts.errands.outbox,
+        settling=Settling(parts.store, tasks=parts.tasks, clock=parts.clock),
+        events=parts.events,
+        room=parts.grids.unclaimed,
+        send_file=_send_no_file,
+        ways=Ways(given.own_name, given.pull, given.poll_s, given.renew_s),
+    )
+    return Parents(means, connect=lambda peer: connect(parts, peer))
+
+
+async def _send_no_file(told: Operation) -> Sent:
+    raise Unavailable(f"{told.body['path']} can't be sent")
 
 
 def make_authority(settings: Settings, *, clock: Clock) -> Authority:
@@ -98,6 +138,21 @@ def _make_enrolment(parts: Parts, registry: Registry, authority: Authority) -> E
         authority=authority,
         limits=Limits(given.invitation_h * 3600.0, given.lease_s, given.most_tasks),
         is_plain=lambda: parts.addresses.url.startswith("http:"),
+    )
+
+
+def _make_lending(parts: Parts, registry: Registry) -> Lending:
+    return Lending(
+        parts.store,
+        clock=parts.clock,
+        accounts=parts.accounts,
+        catalogue=parts.catalogue,
+        scheduler=parts.scheduler,
+        tasks=parts.tasks,
+        foreign=parts.errands,
+        slots=parts.slots,
+        events=parts.events,
+        registry=registry,
     )
 
 

@@ -298,7 +298,7 @@ class DatasetService:
         changed, part = 0, max(1, BULK // widest)  # jobs whose tasks are moved in one transaction
         for start in range(0, len(wanted), part):
             task_ids = await self._store.tasks.ids_of_jobs(wanted[start : start + part])
-            changed += await self._tasks.change_all(event, task_ids)
+            changed += await self._tasks.steer(event, task_ids)
         return changed
 
     async def _graph(self, principal: Principal, document: Document, njobs: int) -> Graph:

@@ -45,6 +45,10 @@ class Foreign(Protocol):
         """A log of an attempt was kept."""
         ...
 
+    async def returned(self, task_ids: Sequence[str], reason: str) -> None:
+        """Tasks are about to be suspended here: their own site may run them elsewhere."""
+        ...
+
 
 class NoForeign:
     """No other site: for parts that are used without one."""
@@ -64,6 +68,9 @@ class NoForeign:
         """Nobody is told."""
 
     async def logged(self, task_id: str, attempt: int, name: str) -> None:
+        """Nobody is told."""
+
+    async def returned(self, task_ids: Sequence[str], reason: str) -> None:
         """Nobody is told."""
 
 

@@ -96,7 +96,15 @@ class TaskService:
         if event is not TaskEvent.SUSPENDED:
             for dataset_id in {task_id.partition("-")[0] for task_id in wanted}:
                 check_own(await self._catalogue.get(dataset_id))
-        return await self.change_all(event, wanted)
+        return await self.steer(event, wanted)
+
+    async def steer(self, event: TaskEvent, task_ids: Sequence[str]) -> int:
+        """As `change_all`, because somebody wants it: what another site has lent is handed back so."""
+        if event is TaskEvent.SUSPENDED:
+            foreign = [task_id for task_id in task_ids if await self._is_foreign(task_id)]
+            for start in range(0, len(foreign), BULK):
+                await self._foreign.returned(foreign[start : start + BULK], "suspended by an administrator")
+        return await self.change_all(event, task_ids)
 
     async def change_all(self, event: TaskEvent, task_ids: Sequence[str]) -> int:
         """As `change`, for a caller whose right has been checked."""

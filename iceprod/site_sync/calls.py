@@ -16,6 +16,10 @@ class Calls(Protocol):
         """The answer to ``message``; raises what the parent answered with, or Unavailable."""
         ...
 
+    async def pause(self) -> None:
+        """Wait until it is worth calling again: not at all unless the last call failed."""
+        ...
+
     def close(self) -> None:
         """Close the connections that are kept."""
         ...

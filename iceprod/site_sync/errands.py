@@ -48,11 +48,15 @@ class Errands:
         body = {"local": task_id, "attempt": attempt, "name": name}
         await self._say(task_id, OperationKind.LOG, body, mark=f"{attempt}/{name}")
 
-    async def give_back(self, errands: Sequence[Errand], reason: str) -> None:
-        """Tell that these are not run here, or no longer."""
-        now = self._clock()
+    async def returned(self, task_ids: Sequence[str], reason: str) -> None:
+        """Tasks are not run here, or no longer."""
+        now, found = self._clock(), await self._store.errands.of_tasks(task_ids)
         await self.outbox.add(
-            *(operation(errand, OperationKind.RETURNED, {"reason": reason}, at=now) for errand in errands)
+            *(
+                operation(errand, OperationKind.RETURNED, {"reason": reason}, at=now)
+                for errand in found.values()
+                if _is_open(errand)
+            )
         )
 
     async def _say(self, task_id: str, kind: OperationKind, body: dict[str, Any], *, mark: str = "") -> None:

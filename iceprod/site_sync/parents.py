@@ -2,16 +2,242 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
-from iceprod.model.federation import Peer
+import structlog
+
+from iceprod.clock import Clock
+from iceprod.errors import (
+    AccessDenied,
+    IceProdError,
+    NotAuthenticated,
+    RateLimited,
+    StoreUnavailable,
+    Unavailable,
+)
+from iceprod.model.federation import Peer, PeerRole, PeerStatus
+from iceprod.model.resources import Offer
+from iceprod.services.events import Event, EventKind, Events
+from iceprod.services.mirrors import Mirrors
+from iceprod.services.tasks import TaskService
 from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.listening import Listening
+from iceprod.site_sync.mirroring import Mirroring
+from iceprod.site_sync.outbox import Outbox
+from iceprod.site_sync.sender import Sender, SendFile
+from iceprod.site_sync.settling import Settling
+from iceprod.site_sync.taking import Taking
+from iceprod.store.base import Store
+
+LOOK_S: Final = 10.0
+"""How often it is looked for parents of which nothing was heard."""
+FIRST_S: Final = 0.1
+LONGEST_S: Final = 60.0
+_STIRRING: Final = frozenset({EventKind.TASKS_MOVED, EventKind.DATASET_CHANGED, EventKind.PILOT_CHANGED})
+_COUNTED: Final = (Unavailable, RateLimited, NotAuthenticated, AccessDenied)
+"""Failures that the way to the parent counts, and after which it makes everybody wait."""
 
 Connect = Callable[[Peer], Calls]
 
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a child shares: what it is called, whether it takes tasks, and how often it asks."""
+
+    name: str
+    pull: bool
+    poll_s: float
+    renew_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What is done with for every parent."""
+
+    store: Store
+    clock: Clock
+    tasks: TaskService
+    mirrors: Mirrors
+    outbox: Outbox
+    settling: Settling
+    events: Events
+    room: Callable[[], Counter[Offer]]
+    send_file: SendFile
+    ways: Ways
+
+
+class Parent:
+    """What runs for one parent."""
+
+    def __init__(self, peer: Peer, link: Calls, means: Means) -> None:
+        self.peer = peer
+        self.link = link
+        self.stirred, self.filled = asyncio.Event(), asyncio.Event()
+        self._means = means
+        lock = asyncio.Lock()
+        mirroring = Mirroring(peer.name, link=link, mirrors=means.mirrors)
+        self.taking = Taking(
+            peer,
+            store=means.store,
+            link=link,
+            mirroring=mirroring,
+            mirrors=means.mirrors,
+            tasks=means.tasks,
+            outbox=means.outbox,
+            room=means.room,
+            stirred=self.stirred,
+            lock=lock,
+            clock=means.clock,
+            name=means.ways.name,
+            poll_s=means.ways.poll_s,
+        )
+        self.listening = Listening(
+            peer.name,
+            store=means.store,
+            link=link,
+            mirroring=mirroring,
+            settling=means.settling,
+            lock=lock,
+            poll_s=means.ways.poll_s,
+            renew_s=means.ways.renew_s,
+        )
+        self.sender = Sender(
+            peer.name,
+            store=means.store,
+            link=link,
+            outbox=means.outbox,
+            settling=means.settling,
+            send_file=means.send_file,
+            filled=self.filled,
+            clock=means.clock,
+        )
+
+    async def run(self) -> None:
+        """Take, tell and listen until cancelled."""
+        await self._again_and_again("repairing", self._repair, once=True)
+        loops = [
+            self._again_and_again("renewing", self.listening.keep_renewing),
+            self._again_and_again("listening", self._after_renewal(self.listening.listen)),
+            self._again_and_again("sending", self._after_renewal(self.sender.step)),
+        ]
+        if self._means.ways.pull and self.peer.status is PeerStatus.JOINED:
+            loops.append(self._again_and_again("taking", self._after_renewal(self.taking.step)))
+        async with asyncio.TaskGroup() as group:
+            for loop in loops:
+                group.create_task(loop)
+
+    async def _repair(self) -> None:
+        await self.taking.repair()
+
+    def _after_renewal(self, step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """The step, which has to wait until it is known which leases still hold."""
+
+        async def attempt() -> None:
+            await self.listening.is_renewed.wait()
+            await step()
+
+        return attempt
+
+    async def _again_and_again(
+        self, what: str, step: Callable[[], Awaitable[None]], *, once: bool = False
+    ) -> None:
+        """Do it for ever, or until it went well once, with growing pauses after failures."""
+        pause_s, reason = FIRST_S, ""
+        while True:
+            await self.link.pause()
+            try:
+                await step()
+            except IceProdError as exc:
+                if isinstance(exc, _COUNTED) and not isinstance(exc, StoreUnavailable):
+                    continue
+                if exc.message != reason:
+                    logger.warning("sharing failed", parent=self.peer.name, what=what, reason=exc.message)
+                reason = exc.message
+            except Exception:
+                logger.exception("sharing failed", parent=self.peer.name, what=what)
+            else:
+                if once:
+                    return
+                pause_s, reason = FIRST_S, ""
+                continue
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+            pause_s = min(LONGEST_S, pause_s * 2)
+
 
 class Parents:
-    """Takes tasks from every parent, tells what becomes of them, and hears what it changes."""
+    """Takes tasks from every parent, tells what becomes of them, and hears what it changes.
 
-    def __init__(self) -> None:
+    ``links`` are the ways to them, by name; they are there where `run` is.
+    """
+
+    def __init__(self, means: Means, *, connect: Connect) -> None:
         self.links: dict[str, Calls] = {}
+        self._means = means
+        self._connect = connect
+        self._running: dict[str, tuple[Parent, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+        means.events.listen(self._on_event)
+
+    async def run(self) -> None:
+        """Share with whoever is joined, until cancelled; a duty."""
+        try:
+            while True:
+                self._changed.clear()
+                await self._follow()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._changed.wait()
+        finally:
+            await self._stop(list(self._running))
+
+    async def _follow(self) -> None:
+        """Begin with parents that have joined, and end with those that have gone or are others now."""
+        wanted = {
+            peer.name: peer
+            for peer in await self._means.store.peers.all()
+            if peer.role is PeerRole.PARENT and peer.status is not PeerStatus.REVOKED
+        }
+        running = {name: parent.peer for name, (parent, _) in self._running.items()}
+        await self._stop([name for name, peer in running.items() if _terms(wanted.get(name)) != _terms(peer)])
+        for name, peer in wanted.items():
+            if name not in self._running:
+                self._begin(peer)
+
+    def _begin(self, peer: Peer) -> None:
+        link = self.links[peer.name] = self._connect(peer)
+        parent = Parent(peer, link, self._means)
+        self._running[peer.name] = parent, _task(parent.run(), f"share with {peer.name}")
+
+    async def _stop(self, names: list[str]) -> None:
+        stopped = [self._running.pop(name) for name in names]
+        for _, task in stopped:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in stopped), return_exceptions=True)
+        for name in names:
+            self.links.pop(name).close()
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind is EventKind.PEER_CHANGED:
+            self._changed.set()
+        elif event.kind is EventKind.OPERATIONS_QUEUED and event.subject in self._running:
+            self._running[event.subject][0].filled.set()
+        elif event.kind in _STIRRING:
+            for parent, _ in self._running.values():
+                parent.stirred.set()
+
+
+def _terms(peer: Peer | None) -> tuple[Any, ...]:
+    """What has to be begun anew for, when it changes."""
+    return () if peer is None else (peer.url, peer.status, peer.joined_at, peer.most_tasks)
+
+
+def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.create_task(work, name=name)
