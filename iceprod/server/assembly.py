@@ -16,11 +16,11 @@ from iceprod.errors import ConfigError
 from iceprod.grids.base import Grid, GridSettings
 from iceprod.grids.local import GRACE_S, LocalGrid
 from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
-from iceprod.model.shares import ShareTree
 from iceprod.rpc.protocol import Limits
 from iceprod.server.context import Addresses, Services
 from iceprod.server.federation import Parts, make_federation
 from iceprod.server.file_plane import make_file_plane, relayed_places
+from iceprod.server.matching import Matching, make_matching
 from iceprod.services.accounts import Accounts
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
@@ -42,14 +42,6 @@ from iceprod.services.peer_states import PeerStates
 from iceprod.services.pilots import PilotLimits, PilotService
 from iceprod.services.rates import Rates
 from iceprod.services.reports import Reports
-from iceprod.services.scheduling import (
-    ClassOrder,
-    FairShare,
-    ReadyIndex,
-    Scheduler,
-    Transitions,
-    Waiters,
-)
 from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
@@ -126,56 +118,6 @@ def make_grids(settings: Settings, *, grace_s: float = GRACE_S) -> list[tuple[Gr
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class _Scheduling:
-    """What matching and claiming is made of."""
-
-    scheduler: Scheduler
-    transitions: Transitions
-    waiters: Waiters
-    share: FairShare
-
-
-def _make_scheduling(
-    store: Store,
-    settings: SchedulingSettings,
-    *,
-    clock: Clock,
-    catalogue: Catalogue,
-    events: Events,
-    draft: Draft,
-) -> _Scheduling:
-    tree = ShareTree(groups=settings.shares.groups, users=settings.shares.users)
-    share = FairShare(clock, half_life_h=settings.share_half_life_h, tree=tree)
-    if store.sharing is not None:
-        share.keep_ledger()
-    order = ClassOrder(share, clock, ageing_h=settings.ageing_h)
-    ready = ReadyIndex(store.tasks, clock, on_new_class=order.invalidate)
-    waiters = Waiters()
-    transitions = Transitions(
-        store,
-        clock=clock,
-        ready=ready,
-        waiters=waiters,
-        share=share,
-        catalogue=catalogue,
-        events=events,
-        draft=draft,
-    )
-    scheduler = Scheduler(
-        store,
-        clock=clock,
-        ready=ready,
-        order=order,
-        share=share,
-        catalogue=catalogue,
-        transitions=transitions,
-        draft=draft,
-        lease_s=settings.lease_s,
-    )
-    return _Scheduling(scheduler, transitions, waiters, share)
-
-
 def make_accounts(
     store: Store, settings: Settings, *, clock: Clock, events: Events | None = None
 ) -> Accounts:
@@ -205,14 +147,14 @@ class _Base:
     rates: Rates
     slots: Slots
     peers: PeerStates
-    matching: _Scheduling
+    matching: Matching
     errands: Errands
 
 
 def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clock, process_id: str) -> _Base:
     events, catalogue = Events(), Catalogue(store, clock)
     draft = Draft(is_alone=store.sharing is None)
-    matching = _make_scheduling(
+    matching = make_matching(
         store, settings.scheduling, clock=clock, catalogue=catalogue, events=events, draft=draft
     )
     return _Base(

@@ -78,6 +78,7 @@ _TABLE: Final = """
     dataset.config          -          seen  -     -      -     any
     dataset.progress        -          seen  -     -      -     any
     dataset.why             -          seen  -     -      -     any
+    dataset.where           -          seen  -     -      -     any
     dataset.events          -          seen  -     -      -     any
     dataset.update_config   -          own   -     -      -     any
     dataset.suspend         -          own   -     -      -     any
@@ -87,6 +88,7 @@ _TABLE: Final = """
     dataset.truncate        -          own   -     -      -     any
     dataset.extend          -          own   -     -      -     any
     dataset.priority        -          own   -     -      -     any
+    dataset.sites           -          own   -     -      -     any
 
     job.list                -          seen  -     -      -     any
     job.get                 -          seen  -     -      -     any

@@ -58,14 +58,16 @@ class Events:
             flag.set()
 
     @contextmanager
-    def watch(self, subject: str) -> Iterator[asyncio.Event]:
-        """An event that is set at each change of ``subject``; who waits for it clears it."""
+    def watch(self, *subjects: str) -> Iterator[asyncio.Event]:
+        """An event that is set at each change of one of ``subjects``; who waits for it clears it."""
         flag = asyncio.Event()
-        self._watchers.setdefault(subject, set()).add(flag)
+        for subject in subjects:
+            self._watchers.setdefault(subject, set()).add(flag)
         try:
             yield flag
         finally:
-            flags = self._watchers[subject]
-            flags.discard(flag)
-            if not flags:
-                del self._watchers[subject]
+            for subject in subjects:
+                flags = self._watchers[subject]
+                flags.discard(flag)
+                if not flags:
+                    del self._watchers[subject]

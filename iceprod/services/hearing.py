@@ -76,6 +76,7 @@ class Hearing:
         for dataset in await self.store.datasets.active():
             self.materialiser.wake(dataset.dataset_id)
             self._tell(Event(EventKind.DATASET_CHANGED, dataset.dataset_id))
+        self._tell(Event(EventKind.LEASES_TAKEN))  # from whom, nobody knows
 
     def processes_changed(self, rank: int, of: int) -> None:
         """This process is now the ``rank``-th of so many."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from iceprod.site_sync.enrolment import Enrolment
 from iceprod.site_sync.errands import Errands
+from iceprod.site_sync.inbox import Inbox
+from iceprod.site_sync.lending import Lending
 from iceprod.site_sync.outbox import Outbox
 from iceprod.site_sync.parents import Parents
 from iceprod.site_sync.registry import Registry
@@ -16,13 +18,16 @@ from iceprod.site_sync.renewal import Renewal
 class Federation:
     """Who the other sites are, and what is shared with them.
 
-    As a parent: the ``registry`` of sites, and the ``enrolment`` of new ones.  As a child:
+    As a parent: the ``registry`` of sites, the ``enrolment`` of new ones, ``lending`` and the
+    ``inbox`` of what becomes of what was lent.  As a child:
     ``errands`` and the ``outbox`` of what is told about them, the ``parents``, and the
     ``renewal`` of certificates.
     """
 
     registry: Registry
     enrolment: Enrolment
+    lending: Lending
+    inbox: Inbox
     renewal: Renewal
     errands: Errands
     outbox: Outbox

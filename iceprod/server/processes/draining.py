@@ -91,6 +91,7 @@ class Doors:
     def _end_polls(self) -> None:
         self.context.live.close()
         self.context.services.waiters.close()
+        self.context.services.federation.lending.close()
 
     async def _stop_accepting(self) -> None:
         for port in self.ports:

@@ -1,0 +1,282 @@
+"""What a parent lends to its children.
+
+A task that is lent is *processing*, and its lease's holder is the site: whatever becomes of it
+then is decided by that lease, as it is for pilots.  How children keep what they hold is told in
+`iceprod.site_sync.keeping`, what they report in `iceprod.site_sync.inbox`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from iceprod.clock import Clock
+from iceprod.errors import NotFoundError
+from iceprod.model.dataset import Dataset
+from iceprod.model.federation import Original, Peer, PeerStatus, holder_of
+from iceprod.model.lifecycle import JobStatus
+from iceprod.model.principal import Principal
+from iceprod.model.resources import Offer, Requirements, Resources, fits
+from iceprod.services.accounts import Accounts
+from iceprod.services.authorization import check
+from iceprod.services.catalogue import Catalogue
+from iceprod.services.events import Events
+from iceprod.services.foreign import Foreign
+from iceprod.services.materialise import dataset_number
+from iceprod.services.scheduling import Claimed, Room, Scheduler
+from iceprod.services.slots import SiteSlots, Slots
+from iceprod.services.tasks import TaskService
+from iceprod.site_sync.keeping import Keeping, told_of
+from iceprod.site_sync.messages import (
+    MOST_TASKS,
+    About,
+    Heard,
+    Lent,
+    Listen,
+    Pull,
+    Pulled,
+    Renew,
+    Renewed,
+    Shape,
+    Told,
+)
+from iceprod.site_sync.polls import Polls
+from iceprod.site_sync.registry import Registry
+from iceprod.site_sync.share_turns import ShareTurns
+from iceprod.store.base import Store
+
+_PACE_S: Final = 0.5
+"""How often at most a site that waits is looked after, however often work comes up."""
+_COUNTED_S: Final = 10.0
+"""For how long a count of what a site holds is believed, unless that leaves no room."""
+_ASK_AGAIN_S: Final = 20.0
+"""When a site that got nothing and does not want to wait had better ask again."""
+
+
+@dataclass(slots=True)
+class _Holding:
+    """How many tasks a site holds: those counted at an instant, and those lent since."""
+
+    number: int
+    counted_at: float
+
+
+class Lending:
+    """Hands tasks to children, and keeps them up to date about those."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        accounts: Accounts,
+        catalogue: Catalogue,
+        scheduler: Scheduler,
+        tasks: TaskService,
+        foreign: Foreign,
+        slots: Slots,
+        events: Events,
+        registry: Registry,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._accounts = accounts
+        self._catalogue = catalogue
+        self._scheduler = scheduler
+        self._tasks = tasks
+        self._foreign = foreign
+        self._slots = slots
+        self._events = events
+        self._registry = registry
+        self._turns = ShareTurns()
+        self._polls = Polls()
+        self._holdings: dict[str, _Holding] = {}
+        self._keeping = Keeping(
+            store, clock=clock, catalogue=catalogue, tasks=tasks, registry=registry, polls=self._polls
+        )
+        events.listen(self._keeping.on_event)
+
+    def close(self) -> None:
+        """Answer everybody who waits, and let nobody wait any more: the server is stopping."""
+        self._polls.close()
+
+    async def pull(self, principal: Principal, message: Pull) -> Pulled:
+        """Lend a child tasks that it has room for, waiting for some to come up.
+
+        Raises:
+            AccessDenied: it is no child, or no longer.
+        """
+        check(principal, "site.pull")
+        peer = await self._registry.child(principal)
+        self._registry.touch(peer.name)
+        rooms = [Room(_offer(shape, peer.name), shape.tasks) for shape in message.shapes]
+        if rooms:
+            offers = tuple(room.offer for room in rooms)
+            self._slots.set_site(SiteSlots(peer.name, offers, self._clock()))
+        lent = await self._lent(await self._wait_for_work(principal, rooms, message.wait_s))
+        return Pulled(lent, peer.lease_s, 0.0 if lent or message.wait_s else _ASK_AGAIN_S)
+
+    async def renew(self, principal: Principal, message: Renew) -> Renewed:
+        """Extend the leases of a child; see `Keeping.renew`."""
+        check(principal, "site.renew")
+        return await self._keeping.renew(principal, message)
+
+    async def listen(self, principal: Principal, message: Listen) -> Heard:
+        """Tell a child what concerns its tasks; see `Keeping.listen`."""
+        check(principal, "site.listen")
+        return await self._keeping.listen(principal, message)
+
+    async def about(self, principal: Principal, message: About) -> Told:
+        """Tell a child of a dataset, and of one version of its configuration.
+
+        It may know of those of which it holds tasks, and of those of which it might be lent some at
+        any moment: it could as well ask for these.
+
+        Raises:
+            AccessDenied: it is no child, or no longer.
+            NotFoundError: there is no such dataset, or it is none of the child's business.
+        """
+        check(principal, "site.dataset")
+        peer = await self._registry.child(principal)
+        dataset = await self._catalogue.get(message.dataset_id)
+        if not await self._may_know(peer, dataset):
+            raise NotFoundError("dataset", message.dataset_id)
+        told, version = told_of(dataset), message.config_version
+        self._keeping.has_told(peer.name, told)
+        if version is None:
+            return told
+        config = await self._store.datasets.config(dataset.dataset_id, version)
+        if config is None:
+            raise NotFoundError("configuration", f"{dataset.dataset_id} version {version}")
+        return msgspec.structs.replace(told, config=config)
+
+    async def _may_know(self, peer: Peer, dataset: Dataset) -> bool:
+        if dataset.status is not JobStatus.COMPLETE and dataset.may_run_at(peer.name):
+            return True
+        return bool(await self._store.tasks.held_of(holder_of(peer.name), [dataset.dataset_id]))
+
+    async def _wait_for_work(
+        self, principal: Principal, rooms: Sequence[Room], wait_s: float
+    ) -> list[Claimed]:
+        """Claim what fits as soon as there is something; nothing when the time is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
+        # Sites do not wait among the pilots, of whom only as many are woken as there is work.
+        with self._events.watch("", principal.id) as changed:
+            while True:
+                changed.clear()
+                looked_at = loop.time()
+                if self._scheduler.has_for(principal.id, rooms):
+                    claimed = await self._claim(principal, rooms)
+                    if claimed:
+                        return claimed
+                if not await self._polls.wait(changed, until):
+                    return []
+                await asyncio.sleep(max(0.0, looked_at + _PACE_S - loop.time()))
+
+    async def _claim(self, principal: Principal, rooms: Sequence[Room]) -> list[Claimed]:
+        """Claim what a child has room for and may hold, in turn with others that ask now."""
+        claimed: list[Claimed] = []
+        async with self._turns.turn(principal.id) as turn:
+            while True:
+                peer = await self._registry.child(principal)  # it may be another by now
+                most = min(await self._room(peer), MOST_TASKS - len(claimed))
+                if most <= 0:
+                    return claimed
+                more = await self._scheduler.lend(peer.name, rooms, most=most, lease_s=peer.lease_s)
+                if not more:
+                    return claimed
+                claimed += more
+                rooms = _left(rooms, more)
+                self._holdings[peer.name].number += len(more)
+                await turn.had(len(more), peer.share)
+
+    async def _room(self, peer: Peer) -> int:
+        """How many tasks more a child may hold."""
+        if peer.status is not PeerStatus.JOINED:
+            return 0
+        now, holding = self._clock(), self._holdings.get(peer.name)
+        if (
+            holding is None
+            or holding.number >= peer.most_tasks
+            or not 0 <= now - holding.counted_at < _COUNTED_S
+        ):
+            holding = _Holding(await self._store.tasks.count_held(holder_of(peer.name)), now)
+            self._holdings[peer.name] = holding
+        return peer.most_tasks - holding.number
+
+    async def _lent(self, claimed: Sequence[Claimed]) -> list[Lent]:
+        """What a child is told of the tasks that were claimed for it."""
+        if not claimed:
+            return []
+        wanted = await self._tasks.wanted(claimed)
+        mirrored = [one.task.task_id for one in wanted if one.dataset.is_mirror]
+        originals = await self._foreign.originals(mirrored) if mirrored else {}
+        return [
+            self._told(one, original)
+            for one in wanted
+            if (original := await self._original(one, originals)) is not None
+        ]
+
+    async def _original(self, claimed: Claimed, originals: Mapping[str, Original]) -> Original | None:
+        """What a task is called where its dataset was made; None if nobody wants it any more."""
+        task, dataset = claimed.task, claimed.dataset
+        if dataset.is_mirror:
+            return originals.get(task.task_id)
+        config = await self._catalogue.config(dataset.dataset_id, dataset.config_version)
+        return Original(
+            dataset_id=dataset.dataset_id,
+            dataset=dataset_number(dataset, config),
+            task_id=task.task_id,
+            job=task.job_index,
+            task_index=task.task_index,
+            name=dataset.task_names[task.task_index],
+            jobs_submitted=dataset.jobs_wanted,
+        )
+
+    def _told(self, claimed: Claimed, original: Original) -> Lent:
+        task, dataset, wanted = claimed.task, claimed.dataset, claimed.requirements
+        return Lent(
+            task_id=task.task_id,
+            lease_id=task.lease_id,
+            token=self._accounts.make_task_token(task.task_id, task.lease_id),
+            dataset_id=dataset.dataset_id,
+            config_version=dataset.config_version,
+            original_dataset_id=original.dataset_id,
+            original_dataset=original.dataset,
+            original_task_id=original.task_id,
+            job=original.job,
+            task_index=original.task_index,
+            name=original.name,
+            jobs_submitted=original.jobs_submitted,
+            requirements=_shape(wanted),
+            site=wanted.site,
+            os=list(wanted.os),
+            debug=dataset.debug,
+        )
+
+
+def _offer(shape: Shape, site: str) -> Offer:
+    """What a child offers, under the name that it has here."""
+    resources = Resources(shape.cpu, shape.gpu, shape.memory, shape.disk, shape.time)
+    return Offer(resources, os=shape.os, site=site)
+
+
+def _shape(wanted: Requirements) -> Shape:
+    need = wanted.resources
+    return Shape(cpu=need.cpu, gpu=need.gpu, memory=need.memory, disk=need.disk, time=need.time_h)
+
+
+def _left(rooms: Sequence[Room], claimed: Sequence[Claimed]) -> list[Room]:
+    """The room that is left; tasks are in the order in which the rooms were filled."""
+    free = [room.tasks for room in rooms]
+    for one in claimed:
+        for place, room in enumerate(rooms):
+            if free[place] and fits(one.requirements, room.offer):
+                free[place] -= 1
+                break
+    return [Room(room.offer, tasks) for room, tasks in zip(rooms, free, strict=True)]
