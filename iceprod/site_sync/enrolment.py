@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from iceprod.clock import Clock
-from iceprod.errors import AlreadyExists, ConflictError, InputError, NotAuthenticated
+from iceprod.errors import AlreadyExists, ConflictError, InputError, NotAuthenticated, NotFoundError
 from iceprod.model.federation import Peer, PeerRole, PeerStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.user import Token
@@ -23,7 +23,7 @@ from iceprod.services.throttle import Throttle, network_of
 from iceprod.site_sync.addresses import is_loopback
 from iceprod.site_sync.authority import Authority
 from iceprod.site_sync.invitation import Invitation
-from iceprod.site_sync.messages import Certified, Certify, Join, Joined
+from iceprod.site_sync.messages import PROTOCOLS, Certified, Certify, Introduction, Join, Joined
 from iceprod.site_sync.registry import Registry, agreed, check_name
 from iceprod.store.base import Store
 
@@ -101,8 +101,15 @@ class Enrolment:
         found = await self._store.accounts.tokens(PrincipalKind.SITE, name)
         await self._store.accounts.drop_tokens([each.digest for each in found if _is_invitation(each)])
 
-    async def trusted(self) -> str:
-        """The certificates (PEM) that vouch for this site's own: no secret."""
+    async def introduction(self) -> Introduction:
+        """Who this site is, and who vouches for it, if anybody: no secret."""
+        try:
+            authority = await self._trusted()
+        except NotFoundError:
+            authority = ""
+        return Introduction(self._registry.name, list(PROTOCOLS), authority)
+
+    async def _trusted(self) -> str:
         return await asyncio.to_thread(self._authority.trusted)
 
     async def join(self, principal: Principal, message: Join, *, remote: str) -> Joined:
@@ -140,7 +147,7 @@ class Enrolment:
                 raise InputError("the certificate was not shown in the connection, or has another subject")
         elif message.csr:
             requested_key(message.csr)
-            await self.trusted()
+            await self._trusted()
         elif not (self._is_plain() and is_loopback(remote)):
             raise InputError("a site on another machine joins with a certificate, or a request for one")
 
@@ -161,7 +168,7 @@ class Enrolment:
         if certificate or message.csr:
             certificate = certificate or await self._certified(name, message.csr, again=False)
             await self._certificates.enrol(name, certificate)
-            authority = await self.trusted()
+            authority = await self._trusted()
         else:
             token = await self._accounts.issue_site_token(name)
         peer = await self._peer(name, message, protocol=protocol, certificate=certificate)
@@ -215,7 +222,7 @@ class Enrolment:
         await self._registry.put(replace(peer, expires_at=facts_of(made).ends_at))
         self._registry.touch(peer.name)
         await self._registry.audit(peer.name, "site.renew_certificate", peer.name)
-        return Certified(made, await self.trusted())
+        return Certified(made, await self._trusted())
 
 
 def _digest(secret: str) -> str:

@@ -30,6 +30,17 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Wait = Annotated[float, msgspec.Meta(ge=0, le=60)]
 
 
+class Introduction(msgspec.Struct, frozen=True):
+    """``site.authority``, which has no message: who answers, and who vouches for it (PEM).
+
+    Whoever asks has to compare the latter with what it knows, unless the connection is safe.
+    """
+
+    site: Name
+    protocols: list[int]
+    authority: str = ""
+
+
 class Join(msgspec.Struct, frozen=True, omit_defaults=True):
     """``site.join``: a site that was invited shows its code, and a request for a certificate.
 

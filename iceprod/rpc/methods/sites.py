@@ -18,7 +18,7 @@ from iceprod.errors import (
 )
 from iceprod.model.federation import Peer, PeerRole, PeerState
 from iceprod.rpc.registry import Call, Registry
-from iceprod.site_sync.messages import Certified, Certify, Hello, Join, Joined, Nothing, Welcome
+from iceprod.site_sync.messages import Certified, Certify, Hello, Introduction, Join, Joined, Nothing, Welcome
 from iceprod.site_sync.registry import KnownSite
 
 METHODS = Registry()
@@ -78,13 +78,6 @@ class InvitationView:
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
-    """Certificates (PEM)."""
-
-    authority: str
-
-
-@dataclass(frozen=True, slots=True)
 class TakenBack:
     """How many tasks the site does not hold any more."""
 
@@ -123,10 +116,11 @@ def _seen(call: Call, peer: Peer) -> SiteView:
 # What a site says
 
 
-@METHODS.method("site.authority", action="site.authority", errors=(NotFoundError,), idempotent=True)
-async def site_authority(call: Call) -> Trusted:
-    """Who vouches for this site's own certificate: to be compared with the invitation's fingerprint."""
-    return Trusted(await call.services.federation.enrolment.trusted())
+@METHODS.method("site.authority", action="site.authority", idempotent=True)
+async def site_authority(call: Call) -> Introduction:
+    """Who this site is, and who vouches for its certificate: to be compared with the invitation."""
+    introduction: Introduction = await call.services.federation.enrolment.introduction()
+    return introduction
 
 
 @METHODS.method("site.join", action="site.join", errors=(ConflictError, NotAuthenticated, RateLimited))
