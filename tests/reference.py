@@ -191,6 +191,8 @@ def _type(schema: dict[str, Any]) -> str:
         return " or ".join(_type(kind) for kind in schema["anyOf"])
     if "enum" in schema:
         return " | ".join(f"`{value}`" for value in schema["enum"])
+    if "prefixItems" in schema:
+        return f"[{', '.join(_type(kind) for kind in schema['prefixItems'])}]"
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
     return str(schema.get("type", "anything"))
