@@ -92,7 +92,7 @@ def _make_parents(parts: Parts) -> Parents:
         events=parts.events,
         room=parts.grids.unclaimed,
         send_file=_send_no_file,
-        ways=Ways(given.own_name, given.pull, given.poll_s, given.renew_s),
+        ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )
     return Parents(means, connect=lambda peer: connect(parts, peer))
 

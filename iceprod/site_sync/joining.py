@@ -28,9 +28,10 @@ from iceprod.rpc.client import Client
 from iceprod.services.peer_keys import KeyRequest, fingerprint, new_key
 from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.greeting import greet
 from iceprod.site_sync.identity import IdentityFiles, first_certificate
 from iceprod.site_sync.invitation import Invitation
-from iceprod.site_sync.messages import PROTOCOLS, Hello, Introduction, Join, Joined, Welcome
+from iceprod.site_sync.messages import PROTOCOLS, Introduction, Join, Joined
 from iceprod.site_sync.registry import agreed, check_name
 from iceprod.store.base import Store
 
@@ -151,7 +152,7 @@ class Joining:
         await self._store.peers.put(parent)
         link, trouble = self._connect(parent), ""
         try:
-            await link.call("site.hello", Hello(list(PROTOCOLS), self._version), Welcome)
+            await greet(parent, link, self._store, version=self._version)
         except NotAuthenticated as exc:
             trouble = f"it does not look at certificates yet (nginx.client_ca): {exc.message}"
         except IceProdError as exc:

@@ -27,6 +27,7 @@ from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.mirrors import Mirrors
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.greeting import greet
 from iceprod.site_sync.listening import Listening
 from iceprod.site_sync.mirroring import Mirroring
 from iceprod.site_sync.outbox import Outbox
@@ -50,9 +51,10 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How a child shares: what it is called, whether it takes tasks, and how often it asks."""
+    """How a child shares: what it is called, its version, whether it takes tasks, and how often it asks."""
 
     name: str
+    version: str
     pull: bool
     poll_s: float
     renew_s: float
@@ -135,6 +137,7 @@ class Parent:
                 group.create_task(loop)
 
     async def _repair(self) -> None:
+        await greet(self.peer, self.link, self._means.store, version=self._means.ways.version)
         await self.taking.repair()
 
     def _after_renewal(self, step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

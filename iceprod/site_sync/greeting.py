@@ -1,0 +1,29 @@
+"""The first word to a parent, with which both agree on how they speak."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from iceprod.errors import ConflictError
+from iceprod.model.federation import Peer
+from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
+from iceprod.store.base import Store
+
+
+async def greet(peer: Peer, link: Calls, store: Store, *, version: str) -> None:
+    """Say what this site is, and keep what the parent says of itself.
+
+    Raises:
+        ConflictError: the parent wants a version of the protocol that is not spoken here.
+        IceProdError: what the parent answered with.
+    """
+    found = await link.call("site.hello", Hello(list(PROTOCOLS), version), Welcome)
+    if found.protocol not in PROTOCOLS:
+        raise ConflictError(f"{peer.name} speaks version {found.protocol} of the protocol")
+    kept = await store.peers.get(peer.role, peer.name)
+    if kept is None:
+        return
+    told = replace(kept, protocol=found.protocol, version=found.version[:64], lease_s=found.lease_s)
+    if told != kept:
+        await store.peers.put(told)
