@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 from iceprod.clock import Clock
 from iceprod.errors import LeaseLost, NotFoundError
-from iceprod.model.dataset import Dataset
-from iceprod.model.failures import Decision, Failure, FailureKind, FailureRule, classify, decide
-from iceprod.model.growth import grow
+from iceprod.model.failures import Failure, FailureRule
 from iceprod.model.lifecycle import SOURCES, TaskEvent, TaskStatus
 from iceprod.model.paging import Page, Slice
 from iceprod.model.principal import Principal, PrincipalKind
@@ -17,7 +15,7 @@ from iceprod.model.task import Attempt, Ended, Move, Moved, Outcome, Task, parse
 from iceprod.services.authorization import check_object
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.foreign import Foreign, check_own
-from iceprod.services.materialise import task_class
+from iceprod.services.judging import Judge
 from iceprod.services.reporting import Ending, Report
 from iceprod.services.scheduling import Claimed, Scheduler, Transitions
 from iceprod.services.slots import Slots
@@ -25,8 +23,6 @@ from iceprod.store.base import Store, TaskFilter
 
 BULK = 1000
 """Tasks moved in one transaction when many are."""
-PEERS = 200
-"""Finished tasks of the same kind that a grown requirement looks at."""
 
 
 class TaskService:
@@ -47,10 +43,9 @@ class TaskService:
         self._store = store
         self._clock = clock
         self._catalogue = catalogue
-        self._scheduler = scheduler
         self._transitions = transitions
         self._slots = slots
-        self._rules = tuple(rules)
+        self._judge = Judge(store, scheduler=scheduler, slots=slots, rules=rules)
         self._foreign = foreign
 
     async def get(self, principal: Principal, task_id: str) -> Task:
@@ -212,14 +207,14 @@ class TaskService:
         dataset = await self._catalogue.get(task.dataset_id)
         if dataset.is_mirror:
             await self._foreign.failed(task, failure, report)
-        decision = await self._decision(task, dataset, failure)
+        decision = await self._judge.decide(task, dataset, failure)
         release_at = self._clock() + decision.backoff_s if decision.backoff_s else None
         ended = report.ended(Outcome.FAILED, failure_class=decision.failure_class, summary=failure.summary)
         move = Move(
             task.task_id,
             decision.event,
             lease_id=task.lease_id,
-            class_id=None if dataset.is_mirror else await self._grown(task, failure, report),
+            class_id=await self._judge.grown(task, dataset, failure, report),
             release_at=release_at,
             ended=ended,
         )
@@ -284,37 +279,6 @@ class TaskService:
             except NotFoundError:  # and so there is no such task, as whoever asks will find out
                 return False
         return dataset.is_mirror
-
-    async def _decision(self, task: Task, dataset: Dataset, failure: Failure) -> Decision:
-        """What becomes of a task here; if it is another site's, that one decides about trying again."""
-        if dataset.is_mirror:
-            return Decision(TaskEvent.FAILED, classify(failure, self._rules).name)
-        return decide(failure, await self._failures(task), self._rules, debug=dataset.debug)
-
-    async def _failures(self, task: Task) -> list[str]:
-        """The classes of the failures that count: those since the task was last reset."""
-        classes = [a.failure_class for a in await self._store.tasks.attempts(task.task_id) if a.failure_class]
-        return classes[-task.failures :] if task.failures else []
-
-    async def _grown(self, task: Task, failure: Failure, report: Report) -> int | None:
-        """The class with larger requirements after overuse, or None to stay in the same."""
-        if failure.kind is not FailureKind.OVERUSE:
-            return None
-        classes = {c.class_id: c for c in await self._store.datasets.classes(task.dataset_id)}
-        if task.class_id not in classes:
-            return None
-        peers = await self._store.tasks.recent_attempts(task.dataset_id, task.task_index, PEERS)
-        grown = grow(
-            classes[task.class_id].requirements,
-            failure.resource,
-            report.usage.get(failure.resource, 0.0),
-            peers=[a.usage for a in peers if a.outcome is Outcome.FINISHED],
-            largest=self._slots.largest(),
-        )
-        new = task_class(task.dataset_id, task.task_index, grown)
-        await self._store.datasets.add_classes([new])
-        self._scheduler.learn([new])
-        return new.class_id
 
     async def check_seen(self, principal: Principal, action: str, task_id: str) -> Task:
         """A task to which the caller may do ``action``.
