@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from iceprod.errors import ConflictError, InputError
@@ -30,12 +31,16 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path that a caller may use, and whose the file there is; empty fields are nobody's."""
+    """A path that a caller may use, and whose the file there is; empty fields are nobody's.
+
+    What ``is_foreign`` is of a dataset of another site.
+    """
 
     names: tuple[str, ...]
     area: Area
     owner: str = ""
     group: str = ""
+    is_foreign: bool = False
 
     @property
     def dataset_id(self) -> str:
@@ -115,10 +120,20 @@ class Arrived:
             raise InputError("the digest is not that of what came")
         await self._files.check_lease(self._principal)
         facts = FileFacts(draft.size_bytes, 0.0, draft.digest)
-        is_new = await self._with_draft(lambda: draft.commit(self._place.names))
+        is_new, note = await self._with_draft(self._put)
         await self._files.register(self._principal, self._place, facts)
+        await self._files.run(lambda: note.unlink(missing_ok=True))
         self._release()
         return StoredFile(facts, is_new)
+
+    def _put(self) -> tuple[bool, Path]:
+        """Put the file in its place; whether it is new, and the note of it to be removed when it is known."""
+        note = self._files.arrivals.note(self._place.names, self._principal)
+        try:
+            return self._draft.commit(self._place.names), note
+        except BaseException:
+            note.unlink(missing_ok=True)
+            raise
 
     async def abort(self) -> None:
         """Leave nothing behind; harmless after `commit`."""

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from iceprod.clock import Clock
-from iceprod.errors import AccessDenied, NotFoundError, TooLarge, Unavailable
+from iceprod.errors import AccessDenied, ConflictError, NotFoundError, TooLarge, Unavailable
 from iceprod.model.dataset import Dataset
 from iceprod.model.file import Direction, FileRecord, Flow, Replica
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_job_id, parse_task_id
 from iceprod.services import authorization
+from iceprod.services.arrivals import Arrival, Arrivals
 from iceprod.services.arriving import Area, Arrived, Download, Place, StoredFile, Upload
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.file_catalogue import FileCatalogue, here
@@ -29,6 +30,7 @@ from iceprod.services.filestore import (
     HandedOver,
     check_names,
 )
+from iceprod.services.foreign_files import ForeignFiles, NoForeignFiles
 from iceprod.services.holding import check_lease
 from iceprod.services.quotas import Quotas, Reservation
 from iceprod.store.base import Store
@@ -43,7 +45,12 @@ _THREADS: Final = 8
 
 
 class FileService:
-    """Reads and writes files of the temp areas for those who may."""
+    """Reads and writes files of the temp areas for those who may.
+
+    ``foreign`` is told of the files of other sites' tasks; whoever makes one sets it.
+    """
+
+    foreign: ForeignFiles = NoForeignFiles()
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class FileService:
     ) -> None:
         self._store = store
         self.tree = tree
+        self.arrivals = Arrivals(tree.arriving)
         self._clock = clock
         self._catalogue = catalogue
         self._known = known
@@ -79,10 +87,14 @@ class FileService:
         Raises:
             NotFoundError: there is none, or it is none of the caller's.
             InputError: no file can have such a path.
+            LeaseLost, Unavailable, QuotaExceeded, TooLarge: it is another site's
+                (`ForeignFiles.bring`).
         """
-        names = (await self._admit(principal, "file.read", path)).names
+        place = await self._admit(principal, "file.read", path)
+        if place.is_foreign:
+            await self.foreign.bring(principal, place)
         try:
-            return Download(self, await self.run(lambda: self.tree.read(names)))
+            return Download(self, await self.run(lambda: self.tree.read(place.names)))
         except NotFoundError:
             raise NotFoundError("file", path) from None
 
@@ -95,7 +107,7 @@ class FileService:
             QuotaExceeded: it is more than may be kept.
         """
         place = await self._may_upload(principal, path, size=size)
-        room = self._room(place)
+        room = self.room(place)
         await room.grow(to_bytes=size or 0)
         try:
             return Upload(self, principal, place, await self.run(self.tree.begin), room=room)
@@ -124,7 +136,8 @@ class FileService:
         self.tree.check_space(size or 0)
         return place
 
-    def _room(self, place: Place) -> Reservation:
+    def room(self, place: Place) -> Reservation:
+        """Room for a file there, of no bytes yet."""
         return self._quotas.hold(owner=place.owner, group=place.group, dataset_id=place.dataset_id)
 
     async def take_over(self, principal: Principal, path: str, source: str) -> Arrived:
@@ -143,7 +156,7 @@ class FileService:
             place = await self._admit(principal, "file.write", path)
             self.check_size(draft.whole_size_bytes)
             self.tree.check_space(0)  # it is there already
-            room = self._room(place)
+            room = self.room(place)
             await room.grow(to_bytes=draft.whole_size_bytes)
             while await self.run(draft.read_more):
                 pass
@@ -167,7 +180,7 @@ class FileService:
         """
         place = await self._admit(principal, "file.write", path)
         draft = await self.run(lambda: self.tree.adopt(source, digest))
-        room = self._room(place)
+        room = self.room(place)
         arrived = Arrived(self, principal, place, draft, room=room)
         try:
             # Others may have brought files since this one was announced.
@@ -235,14 +248,22 @@ class FileService:
 
         Raises:
             NotFoundError: there is none, or it is none of the caller's.
+            LeaseLost, Unavailable: it is another site's (`ForeignFiles.delete`).
         """
         place = await self._admit(principal, "file.delete", path)
+        was_there = place.is_foreign and await self.foreign.delete(principal, place)
         try:
             await self.run(lambda: self.tree.delete(place.names))
         except NotFoundError:
             # Whoever deleted it may have been cut off before it was forgotten.
-            await self._known.gone_from_here(place.dataset_id, place.name, place.path)
-            raise NotFoundError("file", path) from None
+            await self.forget(place)
+            if not was_there:
+                raise NotFoundError("file", path) from None
+        else:
+            await self.forget(place)
+
+    async def forget(self, place: Place) -> None:
+        """Have the catalogue know that there is no file any more."""
         await self._known.gone_from_here(place.dataset_id, place.name, place.path)
 
     async def register(self, principal: Principal, place: Place, facts: FileFacts) -> None:
@@ -263,6 +284,25 @@ class FileService:
             (Replica(here(place.path), "", now),),
         )
         await self._known.register(record)
+        if place.is_foreign and not facts.is_copy:
+            await self.foreign.stored(principal, place, facts)
+
+    async def catch_up(self, *, before: float) -> int:
+        """Register files whose bringers were killed before that was done, before that instant; how many."""
+        left = await self.run(lambda: self.arrivals.left(before=before))
+        return sum([await self._catch_up_with(arrival) for arrival in left])
+
+    async def _catch_up_with(self, arrival: Arrival) -> bool:
+        place = await self._place(arrival.principal, arrival.names)
+        try:
+            opened = await self.run(lambda: self.tree.read(place.names))
+        except (NotFoundError, ConflictError):  # it did not get there, or has been deleted since
+            opened = None
+        if opened is not None:
+            opened.close()
+            await self.register(arrival.principal, place, opened.facts)
+        await self.run(lambda: arrival.note.unlink(missing_ok=True))
+        return opened is not None
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do blocking ``work`` on a thread; what was begun ends even if nobody waits any more."""
@@ -300,29 +340,39 @@ class FileService:
     async def _admit(self, principal: Principal, action: str, path: str) -> Place:
         """The place of the path, once it is certain that the caller may do that there."""
         names = check_names(path.split("/"))
-        area = _area_of(names)
-        if area.dataset_id is None:
-            authorization.check(principal, f"{action}_shared")
-            # What a task leaves there is its owner's.
-            owner, group = principal.id, ""
-            if principal.kind is PrincipalKind.TASK:
-                owner, group = await self._holder(parse_task_id(principal.id)[0])
-        else:
-            authorization.check(principal, action)
-            owner, group = await self._holder(area.dataset_id)
+        is_shared = _area_of(names).dataset_id is None
+        authorization.check(principal, f"{action}_shared" if is_shared else action)
+        place = await self._place(principal, names)
+        if not is_shared:
             authorization.check_area(
-                principal, action, dataset_id=area.dataset_id, job_index=area.job_index, owner=owner
+                principal,
+                action,
+                dataset_id=place.dataset_id,
+                job_index=place.area.job_index,
+                owner=place.owner,
             )
         await self.check_lease(principal)
-        return Place(names, area, owner, group)
+        return place
 
-    async def _holder(self, dataset_id: str) -> tuple[str, str]:
-        """Owner and group of a dataset; nobody if it is absent, so that absent and hidden look the same."""
+    async def _place(self, principal: Principal, names: tuple[str, ...]) -> Place:
+        """A path, and whose a file is that the caller puts there.
+
+        Raises:
+            NotFoundError: there is no such area.
+        """
+        area = _area_of(names)
+        of = area.dataset_id
+        if of is None and principal.kind is PrincipalKind.TASK:
+            of = parse_task_id(principal.id)[0]
+        if of is None:
+            return Place(names, area, principal.id)
         try:
-            dataset = await self._catalogue.get(dataset_id)
-        except NotFoundError:
-            return "", ""
-        return dataset.owner, dataset.group
+            dataset = await self._catalogue.get(of)
+        except NotFoundError:  # nobody's, so that absent and hidden look the same
+            return Place(names, area)
+        return Place(
+            names, area, dataset.owner, dataset.group, is_foreign=bool(area.dataset_id) and dataset.is_mirror
+        )
 
 
 def _area_of(names: tuple[str, ...]) -> Area:

@@ -28,6 +28,8 @@ _INCOMING: Final = ".incoming"
 HANDOVER: Final = ".handed-over"
 """Where in the tree the web server in front puts uploads."""
 _DIGESTS: Final = ".digests"
+_ARRIVING: Final = ".arriving"
+_COPY: Final = "copy"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a pipe would hold the thread for ever.
 _REGULAR: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -41,11 +43,17 @@ _REFUSED: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What is known of a stored file; ``digest`` is its SHA-256."""
+    """What is known of a stored file; ``digest`` is its SHA-256.
+
+    ``identity`` tells it from what was or will be at its path.  Of what ``is_copy`` another site
+    has the original.
+    """
 
     size_bytes: int
     modified_at: float
     digest: bytes
+    identity: str = ""
+    is_copy: bool = False
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -119,14 +127,22 @@ class Draft:
         Raises:
             ConflictError: it was discarded meanwhile, as when its sender has gone.
         """
-        if self._descriptor < 0:
-            raise ConflictError("the upload was broken off")
         with told():
-            os.fsync(self._descriptor)
-            self._tree.note_digest(names, os.fstat(self._descriptor), self.digest)
+            self._tree.note_digest(names, self.seal(), self.digest)
             is_new = self._tree.put(self.path, names)
         self.discard()
         return is_new
+
+    def seal(self) -> str:
+        """Make it durable where it is; its identity.
+
+        Raises:
+            ConflictError: as of `commit`.
+        """
+        if self._descriptor < 0:
+            raise ConflictError("the upload was broken off")
+        os.fsync(self._descriptor)
+        return identity_of(os.fstat(self._descriptor))
 
     def discard(self) -> None:
         """Leave nothing behind; may be called again, and after `commit`."""
@@ -216,11 +232,12 @@ class FileTree:
         self._keep_free_bytes = keep_free_bytes
         self.incoming = root / _INCOMING
         self.handover = root / HANDOVER
+        self.arriving = root / _ARRIVING
         self._digests = root / _DIGESTS
 
     def open(self) -> None:
         """Make the directories."""
-        for directory in (self._root, self.incoming, self.handover, self._digests):
+        for directory in (self._root, self.incoming, self.handover, self.arriving, self._digests):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def clean(self, *, before: float) -> int:
@@ -339,12 +356,15 @@ class FileTree:
             os.fsync(parent)
         return is_new
 
-    def note_digest(self, names: Sequence[str], found: os.stat_result, digest: bytes) -> None:
+    def note_digest(
+        self, names: Sequence[str], identity: str, digest: bytes, *, is_copy: bool = False
+    ) -> None:
         """Remember the digest of exactly that file, so that it need not be read again for it."""
         path = self._digest_path(names)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         draft = self.incoming / ids.new_id()
-        draft.write_text(f"{_identity(found)} {digest.hex()}", encoding="ascii")
+        words = (identity, digest.hex(), *([_COPY] if is_copy else []))
+        draft.write_text(" ".join(words), encoding="ascii")
         draft.replace(path)
 
     def forget_digest(self, names: Sequence[str]) -> None:
@@ -355,18 +375,23 @@ class FileTree:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise NotFoundError("file", names[-1])
-        digest = self._known_digest(names, found) or _digest_of(descriptor)
-        return FileFacts(found.st_size, found.st_mtime, digest)
-
-    def _known_digest(self, names: Sequence[str], found: os.stat_result) -> bytes | None:
-        try:
-            identity, _, text = self._digest_path(names).read_text(encoding="ascii").rpartition(" ")
-            digest = bytes.fromhex(text)
-        except (OSError, ValueError):
-            return None
-        return (
-            digest if identity == _identity(found) and len(digest) == hashlib.sha256().digest_size else None
+        identity = identity_of(found)
+        digest, is_copy = self._noted(names, identity)
+        return FileFacts(
+            found.st_size, found.st_mtime, digest or _digest_of(descriptor), identity, is_copy=is_copy
         )
+
+    def _noted(self, names: Sequence[str], identity: str) -> tuple[bytes, bool]:
+        """The digest that was noted of the file of that identity, or nothing, and whether it is a copy."""
+        try:
+            text = self._digest_path(names).read_text(encoding="ascii")
+            noted, digest, *more = text.removeprefix(identity).split(" ")
+            found = bytes.fromhex(digest)
+        except (OSError, ValueError):
+            return b"", False
+        if noted or not text.startswith(identity) or len(found) != hashlib.sha256().digest_size:
+            return b"", False
+        return found, more == [_COPY]
 
     def _digest_path(self, names: Sequence[str]) -> Path:
         name = hashlib.sha256("/".join(names).encode(errors="surrogatepass")).hexdigest()
@@ -401,7 +426,8 @@ def discard(path: Path) -> None:
         path.unlink()
 
 
-def _identity(found: os.stat_result) -> str:
+def identity_of(found: os.stat_result) -> str:
+    """What tells a file from what was or will be at its path."""
     return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
 
