@@ -100,7 +100,8 @@ class Access:
     ``ca_path`` has the authorities of its certificates (a PEM file, or a directory of HASH.0
     files), None the system's.  ``root`` is the path of the origin's own address: a ``file:`` below
     it is reached without following links.  ``redirects`` are other hosts that it may send on to
-    (``*.example.org`` for all below).  ``options`` is what one protocol alone knows, by the names
+    (``*.example.org`` for all below).  ``certificate`` (``x509``) is shown beside the credential
+    where the protocol knows of it.  ``options`` is what one protocol alone knows, by the names
     in the adapter's docstring.  Times in seconds.
     """
 
@@ -111,6 +112,7 @@ class Access:
     stall_timeout_s: float = 60.0
     root: str = "/"
     redirects: tuple[str, ...] = ()
+    certificate: Credential | None = None
     options: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -353,7 +353,8 @@ def sharing(access: Access) -> object:
     credential = access.credential
     if credential is not None and credential.kind == "token":
         credential = None  # it is shown anew with every request
-    return access.policy, access.ca_path, credential, tuple(sorted(access.options.items()))
+    options = tuple(sorted(access.options.items()))
+    return access.policy, access.ca_path, credential, access.certificate, options
 
 
 async def while_feeding(transfer: Feeding, upload: Upload, wait: Callable[[], Awaitable[_T]]) -> _T:

@@ -1,8 +1,9 @@
 """Files of web servers: http and https, WebDAV where it is offered, peer sites by their tokens.
 
-Credentials: ``token`` (bearer), ``password`` (Basic) and, by https, ``x509``.  They are shown
-to the host of the address alone: not to one that it redirects to.  A peer site is an origin
-like any other, with a token of it as the credential.  There are no options.
+Credentials: ``token`` (bearer), ``password`` (Basic) and, by https, ``x509``, which may be beside
+the others as a certificate.  They are shown to the host of the address alone: not to one that it
+redirects to.  A peer site is an origin like any other, with a token of it as the credential.  There
+are no options.
 
 Redirects lead to the same host and port, or to a host that ``Access.redirects`` names, never
 from https to http.  Every address is checked at every connect.
@@ -87,10 +88,14 @@ class HttpMover(Mover):
                 yield _incoming(location, span, response)
 
     async def put(self, location: Location, access: Access, body: Outgoing) -> None:
-        """By PUT; the origin is asked before the body is sent, and may send it elsewhere."""
+        """By PUT; the origin is asked before the body is sent, and may send it elsewhere.
+
+        It is told the SHA-256, where that is known.
+        """
         async with aclosing(verified(body)) as pieces:
             upload = Upload(body.size_bytes, pieces, ask_first=body.size_bytes > 0)
-            async with self._exchange(Request("PUT", location, upload=upload), access) as response:
+            request = Request("PUT", location, _digest(body), upload)
+            async with self._exchange(request, access) as response:
                 _check_done(response, location)
 
     async def list(self, location: Location, access: Access, *, limit: int) -> AsyncIterator[Entry]:
@@ -233,6 +238,14 @@ def _range(span: Span) -> tuple[tuple[str, str], ...]:
     return (("Range", f"bytes={span.offset}-{last}"),)
 
 
+def _digest(body: Outgoing) -> tuple[tuple[str, str], ...]:
+    """What tells an origin that cares whether it has got the right bytes."""
+    sha256 = body.checksums.get("sha256")
+    if sha256 is None:
+        return ()
+    return (("Digest", f"sha-256={base64.b64encode(bytes.fromhex(sha256)).decode()}"),)
+
+
 def _check_done(response: Response, location: Location) -> None:
     # 207 tells in its body what failed.
     if not 200 <= response.status < 300 or response.status == 207:
@@ -284,7 +297,7 @@ def _follow(request: Request, target: str, access: Access) -> tuple[Request, Acc
     is_same = (there.scheme, there.host, there.port) == (here.scheme, here.host, here.port)
     if not is_same:
         _check_redirect(here, there, access)
-        access = replace(access, credential=None)
+        access = replace(access, credential=None, certificate=None)
     return replace(request, location=there), access
 
 

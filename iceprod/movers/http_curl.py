@@ -130,9 +130,10 @@ def _set_up(request: Request, access: Access) -> Transfer:
     handle.setopt(pycurl.EXPECT_100_TIMEOUT_MS, _CONTINUE_MS)
     handle.setopt(pycurl.HTTP_CONTENT_DECODING, 0)
     fields = [f"{name}: {value}" for name, value in request.headers]
-    if access.credential is not None and access.credential.kind == "x509":
-        handle.setopt(pycurl.SSLCERT_BLOB, access.credential.secret)
-        handle.setopt(pycurl.SSLKEY_BLOB, access.credential.secret)
+    for shown in (access.credential, access.certificate):
+        if shown is not None and shown.kind == "x509":
+            handle.setopt(pycurl.SSLCERT_BLOB, shown.secret)
+            handle.setopt(pycurl.SSLKEY_BLOB, shown.secret)
     if request.upload is not None:
         handle.setopt(pycurl.UPLOAD, 1)
         handle.setopt(pycurl.INFILESIZE_LARGE, request.upload.size_bytes)

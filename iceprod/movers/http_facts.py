@@ -129,7 +129,7 @@ def refusal(status: int, location: Location) -> IceProdError:
     for statuses, kind, said in _REFUSALS:
         if status in statuses:
             return kind(said.format(host=host, where=where))
-    return TransferFailed(f"{host} answered {status}", source=where, done_bytes=0)
+    return TransferFailed(f"{host} answered {status}", source=where, done_bytes=0, status=status)
 
 
 _REFUSALS: Final[tuple[tuple[tuple[int, ...], type[IceProdError], str], ...]] = (
