@@ -29,16 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "rpc": {"services", "site_sync", "model", "formats", "errors", "clock", "_version", *PORTS},
     "rpc.protocol": {"errors"},
     "rpc.client": {"errors", "_version"},
-    "site_sync": {
-        "services",
-        "model",
-        "errors",
-        "clock",
-        "ids",
-        "rpc.client",
-        "store.base",
-        "store.federation",
-    },
+    "site_sync": {"services", "model", "errors", "clock", "ids", "rpc.client", *PORTS},
     "server": LEAVES | {"model", "formats", "store", "grids", "movers", "services", "rpc", "site_sync"},
     # The authority is files in a folder, which commands need where there is no server.
     "cli": LEAVES | {"services.ca", "server", "rpc.client", "rpc.codes", "formats", "model"},
