@@ -10,6 +10,7 @@ import click
 
 from iceprod.cli import asking, output, watching
 from iceprod.cli.connection import Site, on_site
+from iceprod.cli.dataset_where import where
 from iceprod.cli.documents import content
 from iceprod.cli.reasons import print_reasons
 from iceprod.errors import FormatError
@@ -210,6 +211,8 @@ def _steer(verb: str, text: str, done: str, *, confirm: str | None = None) -> No
             site.call(f"dataset.{verb}", dataset_id=dataset_id)
             output.note(f"dataset {dataset_id}: {done}")
 
+
+dataset.add_command(where)
 
 _steer("suspend", "Stop a dataset: nothing of it is run until it is resumed.", "suspended")
 _steer("resume", "Let a suspended dataset go on.", "resumed")

@@ -12,6 +12,7 @@ import click
 from iceprod.cli import asking, output
 from iceprod.cli.connection import Site, on_site
 from iceprod.cli.settings import with_settings
+from iceprod.cli.site_letters import dead_letters, discard, retry
 
 if TYPE_CHECKING:
     from iceprod.config import Settings
@@ -245,3 +246,7 @@ def revoke(site: Site, *, name: str, yes: bool) -> None:
 def set_(site: Site, *, name: str, address: str | None, as_json: bool, **changes: Any) -> None:
     """Change what was set for a site; what is not given stays."""
     _show(site.call("site.set", name=name, url=address, **changes), as_json=as_json)
+
+
+for letters in (dead_letters, retry, discard):
+    site.add_command(letters)

@@ -18,6 +18,8 @@ from iceprod.model.lifecycle import TaskStatus
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.server.context import Services
 from iceprod.server.duties import Supervisor
+from iceprod.server.site_metrics import Sample, site_figures
+from iceprod.site_sync.overview import Standing
 from iceprod.store.base import Store
 
 _BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -71,6 +73,7 @@ class Metrics:
         self._supervisor = supervisor
         self._viewers = viewers
         self._tasks: tuple[float, dict[str, float]] = (float("-inf"), {})
+        self._standings: tuple[float, list[Standing]] = (float("-inf"), [])
         self.requests: Counter[int] = Counter()
         self.latency = Histogram()
         self.loop_lag = Histogram()
@@ -128,8 +131,20 @@ class Metrics:
                 _one(f"iceprod_store_{name}", _STORE_KINDS.get(name, "counter"), value)
                 for name, value in self._store_figures().items()
             ),
+            *await self._sites(),
         ]
         return "\n".join(parts) + "\n"
+
+    async def _sites(self) -> list[str]:
+        """Other sites, if there are any; not older than ten seconds."""
+        counted_at, standings = self._standings
+        if self._clock() - counted_at > _COUNTED_S:
+            standings = await self._services.sites.overview.measured()
+            self._standings = self._clock(), standings
+        if not standings:
+            return []
+        results = self._services.federation.inbox.results
+        return [_labelled(name, kind, rows) for name, kind, rows in site_figures(standings, results)]
 
     def _store_figures(self) -> Mapping[str, float]:
         """What the store tells of itself, if it does."""
@@ -156,6 +171,14 @@ def _one(name: str, kind: str, value: float) -> str:
 def _table(name: str, kind: str, label: str, values: Mapping[Any, float]) -> str:
     rows = [f'{name}{{{label}="{_escape(str(key))}"}} {value}' for key, value in values.items()]
     return "\n".join([f"# TYPE {name} {kind}", *rows])
+
+
+def _labelled(name: str, kind: str, rows: Iterable[Sample]) -> str:
+    lines = [f"# TYPE {name} {kind}"]
+    for labels, value in rows:
+        shown = ",".join(f'{label}="{_escape(text)}"' for label, text in labels.items())
+        lines.append(f"{name}{{{shown}}} {value}")
+    return "\n".join(lines)
 
 
 def _histogram(name: str, histogram: Histogram) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,20 +42,34 @@ class Plot:
 
 def rate_plot(what: str, rates: Sequence[tuple[float, float]], *, span_s: float) -> Plot:
     """Bytes per second over the last ``span_s`` seconds, from (seconds ago, bytes per second)."""
-    seen = [(ago, speed) for ago, speed in rates if ago <= span_s]
-    top = nice_above(max((speed for _, speed in seen), default=0.0))
-    points = tuple((WIDTH * (1 - ago / span_s), HEIGHT * (1 - speed / top)) for ago, speed in seen)
-    highest = max((speed for _, speed in seen), default=0.0)
+    return plot(what, rates, span_s=span_s, write=lambda speed: f"{text.size(speed)}/s", least=1000.0)
+
+
+def plot(
+    what: str,
+    values: Sequence[tuple[float, float]],
+    *,
+    span_s: float,
+    write: Callable[[float], str],
+    least: float,
+) -> Plot:
+    """Values over the last ``span_s`` seconds, from (seconds ago, value), oldest first.
+
+    ``write`` says a value in words; the upper edge stands for ``least`` at least.
+    """
+    seen = [(ago, value) for ago, value in values if ago <= span_s]
+    highest = max((value for _, value in seen), default=0.0)
     now = seen[-1][1] if seen else 0.0
-    label = (
-        f"{what}: {text.size(now)}/s now, at most {text.size(highest)}/s in the last {text.duration(span_s)}"
-    )
-    return Plot(label, points, f"{text.size(top)}/s", f"{text.duration(span_s)} ago")
+    top = nice_above(highest, least=least)
+    points = tuple((WIDTH * (1 - ago / span_s), HEIGHT * (1 - value / top)) for ago, value in seen)
+    span = text.duration(span_s)
+    label = f"{what}: {write(now)} now, at most {write(highest)} in the last {span}"
+    return Plot(label, points, write(top), f"{span} ago")
 
 
-def nice_above(value: float) -> float:
-    """The next of 1, 2, 5 times a power of ten, at least 1000."""
-    if value <= 1000:
-        return 1000.0
-    power = 10.0 ** (len(str(int(value))) - 1)
+def nice_above(value: float, *, least: float = 1000.0) -> float:
+    """The next of 1, 2, 5 times a power of ten, and not below ``least``, which is one itself."""
+    if value <= least:
+        return least
+    power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in _NICE if step * power >= value)

@@ -15,7 +15,7 @@ from iceprod.server.handlers.asked_by_nginx import MayUploadHandler
 from iceprod.server.handlers.events import EventsHandler
 from iceprod.server.handlers.files import FileHandler
 from iceprod.server.handlers.health import LiveHandler, MetricsHandler, ReadyHandler
-from iceprod.server.handlers.pages import datasets, files, session, site, submit, tasks
+from iceprod.server.handlers.pages import datasets, files, session, site, sites, submit, tasks
 from iceprod.server.handlers.proxy.download import DownloadHandler
 from iceprod.server.handlers.proxy.proxy import ProxyHandler
 from iceprod.server.handlers.rpc import RpcHandler
@@ -25,6 +25,9 @@ from iceprod.server.static import StaticHandler
 _ID: Final = r"([0-9A-Za-z-]{1,64})"
 _PATH_KEY: Final = r"(iup_[A-Za-z0-9_-]{43})"
 _KEY: Final = r"([0-9a-f]{16,128})"
+_SITE: Final = r"([0-9A-Za-z][0-9A-Za-z_.-]{0,63})"
+_PEER: Final = f"(parent|child)/{_SITE}"
+_NUMBER: Final = r"(\d{1,18})"
 _DATASET_VERBS: Final = ("suspend", "resume", "reset", "hard_reset", "truncate")
 _VERBS: Final = ("suspend", "resume", "reset", "hard_reset")
 
@@ -80,6 +83,18 @@ PAGES: Final = (
     _act(rf"/cache/{_KEY}/pin", files.CacheAct, "cache.pin", verb="pin"),
     _act(rf"/cache/{_KEY}/unpin", files.CacheAct, "cache.pin", verb="unpin"),
     _act(rf"/cache/{_KEY}/evict", files.CacheAct, "cache.evict", verb="evict"),
+    Route("/sites", sites.SitesPage, {"GET": "site.list"}),
+    Route(f"/sites/{_PEER}", sites.SitePage, {"GET": "site.get"}),
+    *(
+        _act(f"/sites/{_PEER}/{verb}", sites.SiteAct, f"site.{verb}", verb=verb)
+        for verb in ("pause", "resume", "revoke")
+    ),
+    *(
+        _act(
+            rf"/sites/parent/{_SITE}/letters/(\d{{1,18}})/{verb}", sites.LetterAct, f"site.{verb}", verb=verb
+        )
+        for verb in ("retry", "discard")
+    ),
     Route("/health", site.HealthPage, {"GET": "site.status"}),
 )
 """What people look at."""

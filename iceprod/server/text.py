@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from iceprod.clock import iso
+from iceprod.model.federation import site_of
 
 _THIN = "\u202f"
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -97,6 +98,7 @@ HELPERS = {
     "number": number,
     "percent": percent,
     "rate": rate,
+    "site_of": site_of,
     "size": size,
     "usage": usage,
 }

@@ -8,6 +8,7 @@ from tornado.web import UIModule
 from iceprod.clock import iso
 from iceprod.server import text
 from iceprod.server.plots import HEIGHT, WIDTH, Plot
+from iceprod.server.site_map import BOX_HEIGHT, BOX_WIDTH, Box, SiteMap
 from iceprod.server.views import Bar
 
 _HEIGHT = 14
@@ -68,5 +69,47 @@ class RatePlot(UIModule):
         )
 
 
-UI_MODULES = {"StatusBar": StatusBar, "StatusMark": StatusMark, "Instant": Instant, "RatePlot": RatePlot}
+_MARKS = {
+    "well": "M0 6a6 6 0 1 0 12 0a6 6 0 1 0-12 0",
+    "silent": "M0 6a6 6 0 1 0 12 0a6 6 0 1 0-12 0M3 6a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
+    "paused": "M1 0h4v12H1zM7 0h4v12H7z",
+    "revoked": "M2 0l4 4l4-4l2 2l-4 4l4 4l-2 2l-4-4l-4 4l-2-2l4-4l-4-4z",
+}
+"""A shape for each condition of a site, in a box of 12 by 12."""
+
+
+class SiteTree(UIModule):
+    """The map of sites as SVG: each a link, told apart by words and shapes, too."""
+
+    def render(self, drawing: SiteMap) -> str:
+        """Write ``drawing``."""
+        label = xhtml_escape(drawing.label)
+        lines = "".join(f'<path class="edge" d="{line}"/>' for line in drawing.lines)
+        boxes = "".join(map(self._box, drawing.boxes))
+        return (
+            f'<svg class="map" width="{drawing.width:g}" height="{drawing.height:g}"'
+            f' viewBox="0 0 {drawing.width:g} {drawing.height:g}" role="group" aria-label="{label}">'
+            f"{lines}{boxes}</svg>"
+        )
+
+    def _box(self, box: Box) -> str:
+        mark = _MARKS.get(box.condition, "")
+        drawn = (
+            f"<title>{xhtml_escape(f'{box.full_name}: {box.words}')}</title>"
+            f'<rect width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>'
+            f'<path class="mark" transform="translate(13 12)" fill-rule="evenodd" d="{mark}"/>'
+            f'<text class="name" x="{33 if mark else 13}" y="23">{xhtml_escape(box.name)}</text>'
+            f'<text x="{33 if mark else 13}" y="43">{xhtml_escape(box.words)}</text>'
+        )
+        inner = f'<a href="{xhtml_escape(box.address)}">{drawn}</a>' if box.address else drawn
+        return f'<g class="box s-{box.condition}" transform="translate({box.x:g} {box.y:g})">{inner}</g>'
+
+
+UI_MODULES = {
+    "StatusBar": StatusBar,
+    "StatusMark": StatusMark,
+    "Instant": Instant,
+    "RatePlot": RatePlot,
+    "SiteTree": SiteTree,
+}
 """Name in templates → module."""

@@ -13,18 +13,19 @@ from typing import Final
 import msgspec
 
 from iceprod.clock import Clock
-from iceprod.model.dataset import Dataset
 from iceprod.model.federation import ErrandStatus, Peer, PeerRole, holder_of
 from iceprod.model.lifecycle import TaskStatus
+from iceprod.model.paging import Page
 from iceprod.model.task import Outcome
 from iceprod.services.peer_states import PeerStates
-from iceprod.store.base import Store
+from iceprod.store.base import DatasetFilter, Store
 
 SPACING_S: Final = 60.0
 """How often a point is added."""
 KEPT: Final = 24 * 60
 """How many points of a site are kept: a day's."""
 _SUMS: Final = "site-history"
+_NEW: Final = 50
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -50,8 +51,16 @@ class Course(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-Sums = dict[str, dict[str, tuple[int, int]]]
+Ended = dict[str, dict[str, tuple[int, int]]]
 """By ``ROLE/NAME`` of a site and dataset: attempts that were finished, and that failed."""
+
+
+class _Sums(msgspec.Struct, frozen=True):
+    """What the next point is counted from: the newest dataset, those that were active, their counts."""
+
+    newest: int
+    watched: list[str]
+    ended: Ended
 
 
 class SiteHistory:
@@ -73,33 +82,45 @@ class SiteHistory:
         if not peers:
             return
         text = await self._store.values.get(_SUMS)
-        before = msgspec.json.decode(text, type=Sums) if text else None
-        active = {dataset.dataset_id: dataset for dataset in await self._store.datasets.active()}
-        sums = await self._sums(active.values())
-        # What has ended since, with datasets that are not active any more.
-        left = {name for by_dataset in (before or {}).values() for name in by_dataset} - active.keys()
-        last = await self._sums([found for name in left if (found := await self._store.datasets.get(name))])
+        before = msgspec.json.decode(text, type=_Sums) if text else None
+        active = [dataset.dataset_id for dataset in await self._store.datasets.active()]
+        newest, new = await self._newer(before.newest if before else None)
+        # What was active or is new may have ended since, and what ended is told once more.
+        watched = dict.fromkeys([*active, *new, *(before.watched if before else ())])
+        ended = await self._ended(watched)
         for peer in peers:
             key = f"{peer.role}/{peer.name}"
-            ended = {**last.get(key, {}), **sums.get(key, {})}
-            gained = _gained((before or {}).get(key, {}), ended) if before is not None else (0, 0)
+            gained = _gained(before.ended.get(key, {}), ended.get(key, {})) if before else (0, 0)
             await self._add(peer, key, gained, fence=fence)
-        await self._store.values.put(_SUMS, msgspec.json.encode(sums).decode(), fence=fence)
+        kept = _Sums(newest, active, _of(ended, set(active)))
+        await self._store.values.put(_SUMS, msgspec.json.encode(kept).decode(), fence=fence)
 
-    async def _sums(self, datasets: Iterable[Dataset]) -> Sums:
-        found: Sums = defaultdict(dict)
-        for dataset in datasets:
-            name = dataset.dataset_id
+    async def _newer(self, number: int | None) -> tuple[int, list[str]]:
+        """The number of the newest dataset, and the ids of those after ``number``; none for None."""
+        newest, found, cursor = number or 0, list[str](), None
+        while True:
+            part = await self._store.datasets.select(DatasetFilter(), Page(_NEW, cursor))
+            for dataset in part.items:
+                newest = max(newest, dataset.number)
+                if number is None or dataset.number <= number:
+                    return newest, found
+                found.append(dataset.dataset_id)
+            cursor = part.next
+            if cursor is None:
+                return newest, found
+
+    async def _ended(self, dataset_ids: Iterable[str]) -> Ended:
+        found: Ended = defaultdict(dict)
+        for name in dataset_ids:
             for site, ended in (await self._store.tasks.ended_at_sites(name)).items():
-                found[f"{PeerRole.CHILD}/{site}"][name] = (
-                    ended.get(Outcome.FINISHED, 0),
-                    ended.get(Outcome.FAILED, 0),
-                )
-            if dataset.is_mirror:
-                counts = (await self._store.datasets.progress(name)).all_tasks
+                counts = ended.get(Outcome.FINISHED, 0), ended.get(Outcome.FAILED, 0)
+                found[f"{PeerRole.CHILD}/{site}"][name] = counts
+            dataset = await self._store.datasets.get(name)
+            if dataset is not None and dataset.is_mirror:
+                tasks = (await self._store.datasets.progress(name)).all_tasks
                 key = f"{PeerRole.PARENT}/{dataset.source.partition('/')[0]}"
-                found[key][name] = counts.get(TaskStatus.COMPLETE, 0), counts.get(TaskStatus.FAILED, 0)
-        return dict(found)
+                found[key][name] = tasks.get(TaskStatus.COMPLETE, 0), tasks.get(TaskStatus.FAILED, 0)
+        return found
 
     async def _add(self, peer: Peer, key: str, gained: tuple[int, int], *, fence: int) -> None:
         course = await self.course(peer.role, peer.name)
@@ -135,6 +156,13 @@ def _gained(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, 
         sum(max(0, counts[0] - former[0]) for counts, former in pairs),
         sum(max(0, counts[1] - former[1]) for counts, former in pairs),
     )
+
+
+def _of(ended: Ended, dataset_ids: set[str]) -> Ended:
+    return {
+        key: {name: counts for name, counts in by_dataset.items() if name in dataset_ids}
+        for key, by_dataset in ended.items()
+    }
 
 
 def _name(key: str) -> str:

@@ -22,7 +22,7 @@ _HOUR_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A site as it stands.
+    """A site as it stands ``at`` an instant.
 
     ``condition`` is one word for it: ``well``, ``silent``, ``paused`` or ``revoked``.  ``held`` are the
     tasks that it runs for this site, or this site for it.  ``waiting`` operations are not reported
@@ -30,6 +30,7 @@ class Standing:
     quarter of an hour; ``failed`` attempts ended in the last hour.
     """
 
+    at: float
     peer: Peer
     condition: str
     contact_at: float
@@ -118,6 +119,7 @@ class Overview:
             now=now,
         )
         return Standing(
+            at=now,
             peer=peer,
             condition=_condition(peer, contact_at, now),
             contact_at=contact_at,

@@ -13,6 +13,7 @@ from html_lint import lint
 from site_harness import ALICE, CRASH, config, task
 from web_harness import PASSWORD
 
+from iceprod.model.federation import Operation, OperationKind, Peer, PeerRole, PeerStatus
 from iceprod.server import security
 from iceprod.server.routes import PAGES
 
@@ -33,6 +34,13 @@ async def furnished(web):
     await site.fail(pilot, held, failure, hostname=HOSTILE)
     await site.one(pilot)
     await site.services.pilots.drain(pilot.id, HOSTILE)
+    for role in PeerRole:
+        peer = Peer("north", role, PeerStatus.JOINED, 1.0, url=HOSTILE, version=HOSTILE, note=HOSTILE)
+        await site.store.peers.put(peer)
+    operation = Operation("o", "north", OperationKind.FAILED, HOSTILE, "lease", 1.0, {"error": HOSTILE})
+    await site.store.outbox.add([operation])
+    (queued,) = await site.store.outbox.next("north", 0, 1)
+    await site.store.outbox.bury("north", queued.number, HOSTILE, now=2.0)
     return dataset, held
 
 
@@ -56,6 +64,8 @@ def addresses(dataset, held):
         "/origins": None,
         "/transfers": "/transfers",
         "/pilots": "/pilots",
+        "/sites": "/sites",
+        "/sites/ROLE/NAME": "/sites/parent/north",
         "/health": "/health",
         "/tasks/ID/logs": None,
     }

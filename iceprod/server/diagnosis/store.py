@@ -1,4 +1,4 @@
-"""The datastore: whether it answers and is sound, and who shares it."""
+"""The datastore: whether it answers and is sound, who shares it, and what it knows of other sites."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from iceprod.config import Settings
 from iceprod.errors import IceProdError
 from iceprod.server.assembly import make_store
+from iceprod.server.diagnosis import sites
 from iceprod.server.diagnosis.findings import Finding, failed, good, warning
 from iceprod.services.duty import NAME, TTL_S
 from iceprod.services.news import HEARTBEAT_S
@@ -26,7 +27,11 @@ async def look(settings: Settings, *, is_running: bool) -> list[Finding]:
         store = make_store(settings)
         await store.open()
         try:
-            return [await _soundness(store, settings), *await _sharing(store, is_running=is_running)]
+            return [
+                await _soundness(store, settings),
+                *await _sharing(store, is_running=is_running),
+                *await sites.look(store, settings),
+            ]
         finally:
             await store.close()
     except IceProdError as exc:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import PeerRole
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskStatus
 from iceprod.model.task import Task
@@ -25,6 +26,7 @@ from iceprod.server.views import (
     why_view,
 )
 from iceprod.services.authorization import is_allowed
+from iceprod.site_sync.whereabouts import Ran
 from iceprod.store.base import DatasetFilter, TaskFilter
 
 _DONE = {
@@ -83,6 +85,15 @@ class DatasetsPage(PageHandler):
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The dataset of another site that a mirror stands for; ``address`` is that of its page, if known."""
+
+    site: str
+    dataset_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetView:
     """One dataset."""
 
@@ -90,6 +101,8 @@ class DatasetView:
     title: str
     progress: ProgressView
     why: WhyView
+    ran: tuple[Ran, ...]
+    source: Source | None
     actions: tuple[Action, ...]
     statuses: tuple[str, ...]
 
@@ -116,10 +129,20 @@ class DatasetPage(PageHandler):
             title=title_of(dataset),
             progress=progress_view(report),
             why=why_view(why, dataset.task_names),
+            ran=await self.services.sites.whereabouts.of(dataset),
+            source=await self._source(dataset),
             actions=dataset_actions(dataset) if may_act else (),
             statuses=TASK_ORDER,
         )
         self.show("dataset", view, title=view.title)
+
+    async def _source(self, dataset: Dataset) -> Source | None:
+        if not dataset.is_mirror:
+            return None
+        site, _, name = dataset.source.partition("/")
+        peer = await self.context.store.peers.get(PeerRole.PARENT, site)
+        is_web = peer is not None and peer.url.startswith(("http://", "https://"))
+        return Source(site, name, f"{peer.url}/datasets/{name}" if peer is not None and is_web else "")
 
 
 class DatasetAct(PageHandler):

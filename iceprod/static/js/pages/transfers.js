@@ -1,20 +1,8 @@
 /**
- * Keeps the transfers up to date, as long as somebody looks and nobody is about to press a button.
+ * Keeps the transfers up to date.
  * @module pages/transfers
  */
 
-const EVERY_MS = 2_000;
+import { keepFresh } from "../refresh.js";
 
-async function refresh() {
-  if (document.hidden || document.querySelector("dialog[open]")) return;
-  const answer = await fetch(window.location.href, { credentials: "same-origin" });
-  if (!answer.ok || answer.redirected) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  for (const part of document.querySelectorAll("[data-refresh]")) {
-    const fresh = page.querySelector(`[data-refresh="${part.dataset.refresh}"]`);
-    if (!fresh || part.contains(document.activeElement) || fresh.innerHTML === part.innerHTML) continue;
-    part.replaceChildren(...fresh.childNodes);
-  }
-}
-
-window.setInterval(() => refresh().catch(() => {}), EVERY_MS);
+keepFresh(2_000);
