@@ -11,6 +11,7 @@ from typing import Final
 
 from iceprod.clock import Clock
 from iceprod.errors import AlreadyExists, ConflictError, InputError, NotAuthenticated, NotFoundError
+from iceprod.model import names
 from iceprod.model.federation import Peer, PeerRole, PeerStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.user import Token
@@ -127,23 +128,23 @@ class Enrolment:
         authorization.check(principal, "site.join")
         network = network_of(remote)
         self._throttle.check(network)
-        protocol = agreed(message.protocols)
-        await self._check_way(principal, message, remote)
-        token = await self._redeemed(message.code)
-        if token is None:
-            self._throttle.failed(network)
-            await self._registry.audit("", "site.join", "", remote=remote, refused="no such invitation")
-            raise NotAuthenticated(
-                "this invitation is unknown, was used, or has expired: ask for another one"
-            )
-        self._throttle.succeeded(network)
-        return await self._let_in(token.subject, message, protocol=protocol, remote=remote)
+        token = await self._invitation(message.code)
+        if token is not None:
+            protocol = agreed(message.protocols)
+            await self._check_way(principal, message, remote)
+            if await self._use_up(token):
+                self._throttle.succeeded(network)
+                return await self._let_in(token.subject, message, protocol=protocol, remote=remote)
+        self._throttle.failed(network)
+        await self._registry.audit("", "site.join", "", remote=remote, refused="no such invitation")
+        raise NotAuthenticated("this invitation is unknown, was used or has expired: ask for another one")
 
     async def _check_way(self, principal: Principal, message: Join, remote: str) -> None:
         """Whether the site could be known by what it brings: asked before its code is used up."""
         if message.certificate:
             subject, _ = end_entity(message.certificate)
-            if principal.certificate != subject:
+            shown = principal.certificate
+            if not shown or names.parse_rfc4514(shown).text != subject:
                 raise InputError("the certificate was not shown in the connection, or has another subject")
         elif message.csr:
             requested_key(message.csr)
@@ -151,16 +152,18 @@ class Enrolment:
         elif not (self._is_plain() and is_loopback(remote)):
             raise InputError("a site on another machine joins with a certificate, or a request for one")
 
-    async def _redeemed(self, code: str) -> Token | None:
-        """The invitation of that code, which is none any more now."""
+    async def _invitation(self, code: str) -> Token | None:
+        """The invitation of that code, if it is one that is good."""
         digest = _digest(code)
         token = await self._store.accounts.token(digest)
-        if token is None or not hmac.compare_digest(token.digest, digest) or not _is_invitation(token):
+        if token is None or not hmac.compare_digest(token.digest, digest):
             return None
-        # Of two who come at the same time only one drops it.
-        is_first = await self._store.accounts.drop_tokens([digest]) == 1
         is_late = token.expires_at is not None and token.expires_at <= self._clock()
-        return token if is_first and not is_late else None
+        return None if is_late else token
+
+    async def _use_up(self, token: Token) -> bool:
+        """End an invitation; False if somebody who came at the same time has."""
+        return await self._store.accounts.drop_tokens([token.digest]) == 1
 
     async def _let_in(self, name: str, message: Join, *, protocol: int, remote: str) -> Joined:
         await self._accounts.revoke_site(name)

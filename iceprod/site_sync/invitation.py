@@ -44,11 +44,11 @@ class Invitation:
         Raises:
             InputError: it is none.
         """
-        body = "".join(code.split()).removeprefix(_PREFIX)
+        prefix, body = code.strip()[: len(_PREFIX)], "".join(code.split())[len(_PREFIX) :]
         try:
             data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         except ValueError:
             data = b""
-        if len(data) != _SECRET + _FINGERPRINT:
+        if prefix != _PREFIX or len(data) != _SECRET + _FINGERPRINT:
             raise InputError("this is no code of an invitation, or not all of it")
         return cls(data[:_SECRET].hex(), data[_SECRET:].hex())
