@@ -124,7 +124,8 @@ class Parent:
 
     async def run(self) -> None:
         """Take, tell and listen until cancelled."""
-        await self._again_and_again("repairing", self._repair, once=True)
+        await self._again_and_again("repairing", self.taking.repair, once=True)
+        await self._again_and_again("greeting", self._greet, once=True)
         loops = [
             self._again_and_again("renewing", self.listening.keep_renewing),
             self._again_and_again("listening", self._after_renewal(self.listening.listen)),
@@ -136,9 +137,8 @@ class Parent:
             for loop in loops:
                 group.create_task(loop)
 
-    async def _repair(self) -> None:
+    async def _greet(self) -> None:
         await greet(self.peer, self.link, self._means.store, version=self._means.ways.version)
-        await self.taking.repair()
 
     def _after_renewal(self, step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """The step, which has to wait until it is known which leases still hold."""
@@ -178,12 +178,13 @@ class Parent:
 class Parents:
     """Takes tasks from every parent, tells what becomes of them, and hears what it changes.
 
-    ``links`` are the ways to them, by name; they are there where `run` is.
+    ``links`` are the ways to them, by name; they are there where `run` is.  ``means`` are what
+    all have in common.
     """
 
     def __init__(self, means: Means, *, connect: Connect) -> None:
         self.links: dict[str, Calls] = {}
-        self._means = means
+        self.means = means
         self._connect = connect
         self._running: dict[str, tuple[Parent, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
@@ -205,7 +206,7 @@ class Parents:
         """Begin with parents that have joined, and end with those that have gone or are others now."""
         wanted = {
             peer.name: peer
-            for peer in await self._means.store.peers.all()
+            for peer in await self.means.store.peers.all()
             if peer.role is PeerRole.PARENT and peer.status is not PeerStatus.REVOKED
         }
         running = {name: parent.peer for name, (parent, _) in self._running.items()}
@@ -216,7 +217,7 @@ class Parents:
 
     def _begin(self, peer: Peer) -> None:
         link = self.links[peer.name] = self._connect(peer)
-        parent = Parent(peer, link, self._means)
+        parent = Parent(peer, link, self.means)
         self._running[peer.name] = parent, _task(parent.run(), f"share with {peer.name}")
 
     async def _stop(self, names: list[str]) -> None:
