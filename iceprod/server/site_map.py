@@ -10,13 +10,15 @@ from iceprod.model.federation import PeerRole
 from iceprod.server import text
 from iceprod.site_sync.overview import Standing
 
-BOX_WIDTH: Final = 190
+BOX_WIDTH: Final = 200
 BOX_HEIGHT: Final = 56
 _GAP: Final = 20
 _BETWEEN: Final = 44
 _PER_ROW: Final = 4
 _MARGIN: Final = 18
-_LONGEST: Final = 21
+_LONGEST: Final = 18
+_INDENT: Final = 26
+_APART: Final = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,28 @@ def site_map(own_name: str, standings: Sequence[Standing]) -> SiteMap:
     lines: list[str] = []
     own_y = 2.0 + len(parents) * (BOX_HEIGHT + _BETWEEN)
     _place(parents, boxes, lines, top=2.0, hub=own_y, width=width)
-    x = (width - BOX_WIDTH) / 2
-    boxes.append(Box(_cut(own_name), own_name, "own", "this site", "", x, own_y))
+    boxes.append(_own(own_name, (width - BOX_WIDTH) / 2, own_y))
     _place(children, boxes, lines, top=own_y + BOX_HEIGHT + _BETWEEN, hub=own_y + BOX_HEIGHT, width=width)
     height = max(box.y for box in boxes) + BOX_HEIGHT + 2
     return SiteMap(width, height, tuple(boxes), tuple(lines), _label(own_name, standings))
+
+
+def site_list(own_name: str, standings: Sequence[Standing]) -> SiteMap:
+    """The same in one column, for narrow screens: the others are indented, and hang on a line at the left."""
+    parents = [each for each in standings if each.peer.role is PeerRole.PARENT]
+    children = [each for each in standings if each.peer.role is PeerRole.CHILD]
+    step = BOX_HEIGHT + _APART
+    own = _own(own_name, 2.0, 2.0 + len(parents) * step)
+    above = [_box(each, _INDENT, 2.0 + place * step) for place, each in enumerate(parents)]
+    below = [_box(each, _INDENT, own.y + (place + 1) * step) for place, each in enumerate(children)]
+    lines = [f"M10 {box.y + BOX_HEIGHT / 2:g}H{_INDENT}" for box in (*above, *below)]
+    if above:
+        lines.append(f"M10 {above[0].y + BOX_HEIGHT / 2:g}V{own.y:g}")
+    if below:
+        lines.append(f"M10 {own.y + BOX_HEIGHT:g}V{below[-1].y + BOX_HEIGHT / 2:g}")
+    height = (below[-1] if below else own).y + BOX_HEIGHT + 2
+    width = _INDENT + BOX_WIDTH + 2
+    return SiteMap(width, height, (*above, own, *below), tuple(lines), _label(own_name, standings))
 
 
 def _rows(standings: Iterable[Standing]) -> list[list[Standing]]:
@@ -117,6 +136,10 @@ def _box(standing: Standing, x: float, y: float) -> Box:
         x=x,
         y=y,
     )
+
+
+def _own(name: str, x: float, y: float) -> Box:
+    return Box(_cut(name), name, "own", "this site", "", x, y)
 
 
 def _cut(name: str) -> str:

@@ -81,14 +81,14 @@ _MARKS = {
 class SiteTree(UIModule):
     """The map of sites as SVG: each a link, told apart by words and shapes, too."""
 
-    def render(self, drawing: SiteMap) -> str:
-        """Write ``drawing``."""
-        label = xhtml_escape(drawing.label)
+    def render(self, drawing: SiteMap, screen: str) -> str:
+        """Write ``drawing``, for one kind of ``screen`` alone: wide or narrow."""
+        label, width, height = xhtml_escape(drawing.label), f"{drawing.width:g}", f"{drawing.height:g}"
         lines = "".join(f'<path class="edge" d="{line}"/>' for line in drawing.lines)
         boxes = "".join(map(self._box, drawing.boxes))
         return (
-            f'<svg class="map" width="{drawing.width:g}" height="{drawing.height:g}"'
-            f' viewBox="0 0 {drawing.width:g} {drawing.height:g}" role="group" aria-label="{label}">'
+            f'<svg class="map on-{xhtml_escape(screen)}" width="{width}" height="{height}"'
+            f' viewBox="0 0 {width} {height}" role="group" aria-label="{label}">'
             f"{lines}{boxes}</svg>"
         )
 

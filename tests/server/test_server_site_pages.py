@@ -12,7 +12,7 @@ from iceprod.model.federation import Operation, OperationKind, Peer, PeerRole, P
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.paging import Page
 from iceprod.model.task import Ended, Lease, Move, Outcome
-from iceprod.server.site_map import BOX_HEIGHT, BOX_WIDTH, site_map
+from iceprod.server.site_map import BOX_HEIGHT, BOX_WIDTH, site_list, site_map
 
 NORTH = Peer("north", PeerRole.PARENT, PeerStatus.JOINED, START - 5.0, url="https://north.example.org")
 SOUTH = Peer("south", PeerRole.CHILD, PeerStatus.JOINED, START - 86400.0, contact_at=START - 20.0)
@@ -64,14 +64,15 @@ async def test_every_site_is_drawn_and_listed(web):
     html = await (await web.signed_in("alice")).text("/sites")
 
     assert lint(html) == []
-    assert html.count('<g class="box') == 12
+    assert html.count('<g class="box') == 2 * 12  # for wide and for narrow screens
     assert "child.3: well · 2 tasks" in html
     assert '<span class="status s-paused">paused</span>' in html
-    assert html.count('href="/sites/child/child.3"') == 2
+    assert html.count('href="/sites/child/child.3"') == 3
     assert "parents: north (well); children: child.0 (well)," in html
 
 
-async def test_boxes_of_the_map_do_not_overlap_and_lie_inside(web):
+@pytest.mark.parametrize("draw", [site_map, site_list])
+async def test_boxes_of_the_map_do_not_overlap_and_lie_inside(web, draw):
     overview = web.site.services.sites.overview
     for count in (1, 2, 5, 9, 26):
         await web.site.store.peers.put(replace(SOUTH, name=f"c{count}"))
@@ -79,7 +80,7 @@ async def test_boxes_of_the_map_do_not_overlap_and_lie_inside(web):
             await web.site.store.peers.put(replace(SOUTH, name=f"c{index}"))
             await web.site.store.peers.put(replace(NORTH, name=f"p{index}"))
 
-        drawing = site_map("here", await overview.sites(ADMIN))
+        drawing = draw("here", await overview.sites(ADMIN))
 
         places = [(box.x, box.y) for box in drawing.boxes]
         assert all(0 <= x <= drawing.width - BOX_WIDTH for x, _ in places)

@@ -12,7 +12,7 @@ from iceprod.model.paging import Page
 from iceprod.server import text
 from iceprod.server.handlers.pages.base import PageHandler
 from iceprod.server.plots import Plot, plot
-from iceprod.server.site_map import SiteMap, site_map
+from iceprod.server.site_map import SiteMap, site_list, site_map
 from iceprod.server.views import Action
 from iceprod.services.authorization import Scope, scope_of
 from iceprod.site_sync.alerts import Alert
@@ -30,6 +30,7 @@ class SitesView:
 
     name: str
     drawing: SiteMap
+    column: SiteMap
     rows: tuple[Standing, ...]
     alerts: tuple[Alert, ...]
 
@@ -47,6 +48,7 @@ class SitesPage(PageHandler):
         view = SitesView(
             name=overview.name,
             drawing=site_map(overview.name, rows),
+            column=site_list(overview.name, rows),
             rows=tuple(rows),
             alerts=tuple(sorted(found, key=lambda alert: not alert.is_grave)),
         )
