@@ -371,6 +371,7 @@ def make_services(
                 slots=base.slots,
                 tasks=tasks,
                 logs=logs,
+                plane=plane,
                 events=base.events,
                 states=base.peers,
                 errands=base.errands,

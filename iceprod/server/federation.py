@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from iceprod._version import __version__
 from iceprod.clock import Clock
 from iceprod.config import Settings
-from iceprod.errors import Unavailable
-from iceprod.model.federation import Operation, Peer, PeerRole
-from iceprod.server.context import Addresses
+from iceprod.errors import InputError, NotFoundError
+from iceprod.model.federation import Peer, PeerRole, PeerStatus
+from iceprod.movers.addresses import Addresses as AnyAddress
+from iceprod.server.context import Addresses, FilePlane
 from iceprod.services.accounts import Accounts
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
@@ -21,11 +22,15 @@ from iceprod.services.peer_states import PeerStates
 from iceprod.services.scheduling import Scheduler
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
+from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.authority import Authority
 from iceprod.site_sync.enrolment import Enrolment, Limits
 from iceprod.site_sync.errands import Errands
 from iceprod.site_sync.federation import Federation
-from iceprod.site_sync.file_sending import Sent
+from iceprod.site_sync.file_doors import Door, Doorway
+from iceprod.site_sync.file_fetching import FileFetching
+from iceprod.site_sync.file_sending import FileSending
+from iceprod.site_sync.files import SiteFiles
 from iceprod.site_sync.identity import IdentityFiles
 from iceprod.site_sync.inbox import Inbox
 from iceprod.site_sync.lending import Lending
@@ -51,6 +56,7 @@ class Parts:
     slots: Slots
     tasks: TaskService
     logs: LogService
+    plane: FilePlane
     events: Events
     states: PeerStates
     errands: Errands
@@ -63,6 +69,8 @@ def make_federation(parts: Parts) -> Federation:
     """All that is shared with other sites; nothing runs yet."""
     authority = make_authority(parts.settings, clock=parts.clock)
     registry = _make_registry(parts, authority)
+    files = _make_files(parts)
+    parts.plane.files.foreign = files
     return Federation(
         registry=registry,
         enrolment=_make_enrolment(parts, registry, authority),
@@ -76,11 +84,12 @@ def make_federation(parts: Parts) -> Federation:
         ),
         errands=parts.errands,
         outbox=parts.errands.outbox,
-        parents=_make_parents(parts),
+        files=files,
+        parents=_make_parents(parts, files),
     )
 
 
-def _make_parents(parts: Parts) -> Parents:
+def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
     given = parts.settings.federation
     means = Means(
         store=parts.store,
@@ -91,14 +100,40 @@ def _make_parents(parts: Parts) -> Parents:
         settling=Settling(parts.store, tasks=parts.tasks, clock=parts.clock),
         events=parts.events,
         room=parts.grids.unclaimed,
-        send_file=_send_no_file,
+        send_file=files.sending.send_file,
         ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )
     return Parents(means, connect=lambda peer: connect(parts, peer))
 
 
-async def _send_no_file(told: Operation) -> Sent:
-    raise Unavailable(f"{told.body['path']} can't be sent")
+def _make_files(parts: Parts) -> SiteFiles:
+    store, files, transfers = parts.store, parts.plane.files, parts.plane.transfers
+
+    async def door(parent: str) -> Door | None:
+        peer = await store.peers.get(PeerRole.PARENT, parent)
+        if peer is None or peer.status is PeerStatus.REVOKED:
+            return None
+        try:
+            identity = identity_files(parts.settings, parent).read()
+        except (NotFoundError, InputError):  # the way to its methods complains of that
+            return None
+        shown, authority = identity.certificate, identity.authority
+        return Door(
+            parent_url(peer.url),
+            ca_path=str(authority) if authority else None,
+            certificate=shown.read_bytes() if shown else None,
+        )
+
+    # Where a parent is, an administrator has said: it may be in the same private network.
+    mover = parts.plane.origins.movers["https"]
+    doorway = Doorway(mover, door, policy=AnyAddress(allow_private=True))
+    return SiteFiles(
+        store,
+        fetching=FileFetching(store, files, transfers, doorway=doorway, clock=parts.clock),
+        sending=FileSending(store, files, transfers, doorway=doorway),
+        queue=parts.errands.outbox.add,
+        clock=parts.clock,
+    )
 
 
 def make_authority(settings: Settings, *, clock: Clock) -> Authority:

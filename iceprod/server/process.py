@@ -146,6 +146,7 @@ class Server:
         await _open_services(services, settings)
         stack.callback(services.accounts.close)
         stack.callback(services.files.close)
+        stack.push_async_callback(services.federation.files.close)
         stack.push_async_callback(services.origins.close)
         stack.push_async_callback(services.proxying.cache.close)
         stack.callback(services.uploads.service.close)

@@ -20,6 +20,7 @@ from iceprod.server.duties import Duty, Supervisor
 from iceprod.server.nginx.values import SENT_LOG
 from iceprod.services.flow_history import SPACING_S
 from iceprod.services.sent_log import SentLog
+from iceprod.site_sync.history import SPACING_S as HISTORY_S
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
@@ -28,6 +29,11 @@ _PATIENCE_S = 10.0
 """How long the last words to the store may take."""
 _UPLOAD_SILENCE_S = 6 * 3600.0
 """After how long without a byte an upload is given up, and what came of it deleted."""
+_ARRIVAL_S = 120.0
+"""After how long a file that is in its place, and in no catalogue yet, is put into that by somebody else."""
+_ERRANDS_S = 30 * 86400.0
+"""For how long it is remembered which tasks of other sites were run here."""
+_ERRANDS = 100_000
 
 
 def own_duties(services: Services) -> tuple[Duty, ...]:
@@ -47,7 +53,10 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
 
 def duties_beside_others(services: Services) -> tuple[Duty, ...]:
     """What every process does that shares its store, and how often."""
-    return (Duty("tell of pilots", 1.0, services.pilots.tell_seen),)
+    return (
+        Duty("tell of pilots", 1.0, services.pilots.tell_seen),
+        Duty("tell of sites", 1.0, services.hearing.peers.tell),
+    )
 
 
 def shared_duties(services: Services, store: Store, settings: Settings) -> tuple[Duty, ...]:
@@ -66,9 +75,15 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("clean the copies of origins' files", 3600.0, services.proxying.cache.clean),
         Duty("look after credentials", 300.0, services.vault.look_after),
         Duty("sample reports", 60.0, lambda: services.reports.sample(fence=duty.fence)),
+        Duty("sample other sites", HISTORY_S, lambda: services.sites.history.sample(fence=duty.fence)),
         Duty("read nginx's log", 5.0, lambda: sent.read(fence=duty.fence)),
+        Duty("register files", 60.0, lambda: services.files.catch_up(before=clock() - _ARRIVAL_S)),
         Duty("clean temp areas", settings.files.temp.every_s, services.temp_areas.clean),
+        Duty("save how sites were seen", 15.0, lambda: services.hearing.peers.save(fence=duty.fence)),
+        Duty("renew certificates", 3600.0, services.federation.renewal.look),
+        Duty("take tasks back from revoked sites", 60.0, services.federation.registry.take_back),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),
+        Duty("forget errands", 3600.0, lambda: store.errands.forget(clock() - _ERRANDS_S, _ERRANDS)),
         Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
         Duty("forget processes that are gone", 600.0, services.news.forget_gone),
     )
@@ -111,6 +126,7 @@ class Shift:
             await self._attempt("waiting tasks not counted", services.scheduler.reconcile)
         self._on_duty.start_loop("make jobs", services.materialiser.run)
         self._on_duty.start_loop("grids", services.grids.run)
+        self._on_duty.start_loop("share with parents", services.federation.parents.run)
         for duty in shared_duties(services, self._store, self._settings):
             self._on_duty.start_duty(Duty(duty.name, duty.every_s, self._if_holding(duty.run)))
 

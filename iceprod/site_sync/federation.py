@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from iceprod.site_sync.enrolment import Enrolment
 from iceprod.site_sync.errands import Errands
+from iceprod.site_sync.files import SiteFiles
 from iceprod.site_sync.inbox import Inbox
 from iceprod.site_sync.lending import Lending
 from iceprod.site_sync.outbox import Outbox
@@ -20,8 +21,8 @@ class Federation:
 
     As a parent: the ``registry`` of sites, the ``enrolment`` of new ones, ``lending`` and the
     ``inbox`` of what becomes of what was lent.  As a child:
-    ``errands`` and the ``outbox`` of what is told about them, the ``parents``, and the
-    ``renewal`` of certificates.
+    ``errands`` and the ``outbox`` of what is told about them, their ``files``, the ``parents``,
+    and the ``renewal`` of certificates.
     """
 
     registry: Registry
@@ -31,4 +32,5 @@ class Federation:
     renewal: Renewal
     errands: Errands
     outbox: Outbox
+    files: SiteFiles
     parents: Parents

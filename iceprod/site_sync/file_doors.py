@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from iceprod.errors import Unavailable
@@ -29,7 +29,7 @@ class Door:
     certificate: bytes | None = None
 
 
-Doors = Callable[[str], Door | None]
+Doors = Callable[[str], Awaitable[Door | None]]
 """The door of the parent of that name; None where there is no such parent any more."""
 
 
@@ -68,13 +68,13 @@ class Doorway:
         self._doors = doors
         self._policy = policy
 
-    def way(self, errand: Errand, spot: Spot) -> tuple[Location, Access]:
+    async def way(self, errand: Errand, spot: Spot) -> tuple[Location, Access]:
         """Where the file is that a file here stands for, and how it is reached.
 
         Raises:
             Unavailable: the parent is none any more.
         """
-        door = self._doors(errand.parent)
+        door = await self._doors(errand.parent)
         if door is None:
             raise Unavailable(f"there is no way to {errand.parent}")
         root = parse_location(door.url)

@@ -155,7 +155,7 @@ class FileFetching:
 
     async def _ask(self, errand: Errand, place: Place) -> Facts | None:
         """What the parent knows of the file; None if that has none."""
-        location, access = self._doorway.way(errand, spot_of(place.names))
+        location, access = await self._doorway.way(errand, spot_of(place.names))
         try:
             return await self._doorway.mover.stat(location, access)
         except NotFoundError:
@@ -219,7 +219,7 @@ class FileFetching:
 
     async def _receive(self, errand: Errand, place: Place, draft: Incoming) -> Facts:
         """Write what comes to ``draft``; what the parent says of it."""
-        location, access = self._doorway.way(errand, spot_of(place.names))
+        location, access = await self._doorway.way(errand, spot_of(place.names))
         flow = Flow(
             user=place.owner,
             direction=Direction.IN,

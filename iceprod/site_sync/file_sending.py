@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -34,10 +35,15 @@ from iceprod.store.base import Store
 
 TRIES: Final = 5
 """How often a file is sent that the parent finds broken when it comes."""
+_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 15.0
 _PIECE: Final = 1024 * 1024
 _PAGE: Final = 500
 _REFUSALS: Final = (AccessDenied, NotFoundError, ConflictError, TooLarge, InputError)
 _LATER: Final = frozenset({408, 425, 429})
+
+
+Sleep = Callable[[float], Awaitable[object]]
 
 
 class Result(StrEnum):
@@ -60,13 +66,23 @@ class Sent:
 class FileSending:
     """Brings what tasks have stored here to the sites that they are run for."""
 
-    def __init__(self, store: Store, files: FileService, transfers: Transfers, *, doorway: Doorway) -> None:
+    def __init__(
+        self,
+        store: Store,
+        files: FileService,
+        transfers: Transfers,
+        *,
+        doorway: Doorway,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self._store = store
         self._files = files
         self._copies = Copies(files.tree)
         self._transfers = transfers
         self._doorway = doorway
+        self._sleep = sleep
         self._failures: Counter[str] = Counter()
+        self._pauses: dict[str, float] = {}
 
     async def send_file(self, told: Operation) -> Sent:
         """Bring one file to the parent; again and again is harmless.
@@ -82,22 +98,26 @@ class FileSending:
             sent = await self._send(told, errand)
         except _REFUSALS as exc:
             sent = Sent(Result.REFUSED, exc.message)
-        except TransferFailed as exc:
-            sent = self._failed(told, exc)
+        except Unavailable as exc:
+            sent = await self._failed(told, exc)
+        self._pauses.pop(told.peer, None)
         self._failures.pop(told.operation_id, None)
         if sent.result is Result.REFUSED:
             return replace(sent, instead=instead_of(told, errand, sent.reason))
         return sent
 
-    def _failed(self, told: Operation, exc: TransferFailed) -> Sent:
-        """Try again what may go well later; give up what the parent has found wrong too often."""
+    async def _failed(self, told: Operation, exc: Unavailable) -> Sent:
+        """Have tried again what may go well later; give up what the parent has found wrong too often."""
         status = exc.detail.get("status", 0)
-        if not 400 <= status < 500 or status in _LATER:
-            raise exc
-        self._failures[told.operation_id] += 1
-        if self._failures[told.operation_id] < TRIES:
-            raise exc
-        return Sent(Result.REFUSED, exc.message)
+        if 400 <= status < 500 and status not in _LATER:
+            self._failures[told.operation_id] += 1
+            if self._failures[told.operation_id] >= TRIES:
+                return Sent(Result.REFUSED, exc.message)
+        # Whoever sends waits after calls that have failed, which this is none of.
+        pause_s = self._pauses.get(told.peer, _PAUSE_S)
+        self._pauses[told.peer] = min(_LONGEST_PAUSE_S, pause_s * 2)
+        await self._sleep(pause_s)
+        raise exc
 
     async def _send(self, told: Operation, errand: Errand) -> Sent:
         spot = Spot(str(told.body["area"]), str(told.body["path"]))
@@ -119,7 +139,7 @@ class FileSending:
         return Sent(Result.APPLIED)
 
     async def _put(self, errand: Errand, spot: Spot, opened: OpenedFile) -> None:
-        location, access = self._doorway.way(errand, spot)
+        location, access = await self._doorway.way(errand, spot)
         facts, flow = opened.facts, await self._flow(errand)
         label = f"{spot.area}/{spot.path} to {errand.parent}"
         with self._transfers.begin(flow, label=label, size_bytes=facts.size_bytes) as transfer:
@@ -150,7 +170,7 @@ class FileSending:
             LeaseLost: the parent does not let the errand have its files any more.
             Unavailable: it does not answer.
         """
-        location, access = self._doorway.way(errand, spot)
+        location, access = await self._doorway.way(errand, spot)
         try:
             await self._doorway.mover.delete(location, access)
             was_there = True

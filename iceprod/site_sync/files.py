@@ -23,6 +23,7 @@ from iceprod.site_sync.file_sending import FileSending
 from iceprod.store.base import Store
 
 Queue = Callable[[Operation], Awaitable[None]]
+"""`iceprod.site_sync.outbox.Outbox.add`, of one."""
 
 
 class SiteFiles:
