@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+
 from iceprod._version import __version__
 from iceprod.clock import Clock
 from iceprod.config import Settings
@@ -40,6 +42,8 @@ from iceprod.site_sync.registry import Registry
 from iceprod.site_sync.renewal import Renewal
 from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +204,11 @@ def connect(parts: Parts, parent: Peer) -> ParentLink:
     """The way to a parent; how it answers is known to every process."""
 
     def tell(state: LinkState) -> None:
+        former = parts.states.of(PeerRole.PARENT, parent.name)
+        if state.failures and not former.failures:
+            logger.warning("a parent cannot be called", parent=parent.name, reason=state.reason)
+        elif former.failures and not state.failures:
+            logger.info("a parent answers again", parent=parent.name, failures=former.failures)
         parts.states.saw(
             PeerRole.PARENT,
             parent.name,

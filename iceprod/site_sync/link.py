@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import msgspec
-import structlog
 
 from iceprod import clock as clocks
 from iceprod.clock import Clock
@@ -18,8 +17,6 @@ from iceprod.errors import AccessDenied, IceProdError, NotAuthenticated, RateLim
 from iceprod.rpc.client import Client
 from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.identity import IdentityFiles, Stamp
-
-logger = structlog.get_logger(__name__)
 
 FIRST_S: Final = 0.5
 LONGEST_S: Final = 60.0
@@ -147,16 +144,12 @@ class ParentLink:
             former.retire()
 
     def _succeeded(self) -> None:
-        if self.state.failures:
-            logger.info("the parent answers again", parent=self.name, failures=self.state.failures)
         self.state.contact_at, self.state.failures, self.state.reason = self.clock(), 0, ""
         self._is_up.set()
         self.on_state(self.state)
 
     def _failed(self, error: IceProdError, failures: int) -> None:
         """Count a failure; several calls that failed together count as one."""
-        if self.state.failures == 0:
-            logger.warning("the parent cannot be called", parent=self.name, reason=error.message)
         self.state.failures = max(self.state.failures, failures + 1)
         self.state.reason = error.message
         self._is_up.clear()
