@@ -16,6 +16,8 @@ from iceprod.cli.reasons import print_reasons
 from iceprod.errors import FormatError
 from iceprod.formats.dataset import loads
 
+HERE: Final = "HERE"
+"""What this site is called where sites are named."""
 STATUSES: Final = ["processing", "complete", "errors", "suspended"]
 
 
@@ -150,6 +152,7 @@ def show(site: Site, *, dataset_id: str, only_config: bool, as_json: bool) -> No
             ("submitted", output.when(found["created_at"])),
             ("jobs", f"{progress['jobs_wanted']}: {output.counts(progress['jobs'])}"),
             ("tasks", output.counts(progress["tasks"])),
+            *([("runs", rules)] if (rules := site_rules(found)) != "anywhere" else []),
             ("page", f"{site.url}/datasets/{dataset_id}"),
         ]
     )
@@ -195,6 +198,40 @@ def priority(site: Site, *, dataset_id: str, priority: float) -> None:
     """Set a dataset's PRIORITY, 0 to 1 within its owner's share."""
     site.call("dataset.priority", dataset_id=dataset_id, priority=priority)
     output.note(f"dataset {dataset_id} has priority {priority:g}")
+
+
+@dataset.command()
+@click.argument("dataset_id")
+@click.option("--only", multiple=True, metavar="SITE", help="Run tasks there alone; may be repeated.")
+@click.option("--never", multiple=True, metavar="SITE", help="Run no tasks there; may be repeated.")
+@click.option("--anywhere", is_flag=True, help="Run tasks wherever they fit.")
+@on_site
+def sites(
+    site: Site, *, dataset_id: str, only: tuple[str, ...], never: tuple[str, ...], anywhere: bool
+) -> None:
+    """Set at which sites tasks of a dataset may run; HERE is this one.
+
+    Tasks that are at another site already go on there.
+    """
+    if anywhere == bool(only or never):
+        raise click.UsageError("give --only, --never or both, or --anywhere")
+    found = site.call(
+        "dataset.sites", dataset_id=dataset_id, only=_site_names(only), never=_site_names(never)
+    )
+    output.note(f"dataset {dataset_id} runs {site_rules(found)}")
+
+
+def _site_names(names: tuple[str, ...]) -> list[str]:
+    return ["" if name == HERE else name for name in names]
+
+
+def site_rules(found: dict[str, Any]) -> str:
+    """Where a dataset's tasks may run, in words."""
+    only, never = (
+        ", ".join(name or HERE for name in found[field]) for field in ("only_sites", "never_sites")
+    )
+    parts = [f"only at {only}" if only else "", f"never at {never}" if never else ""]
+    return " and ".join(filter(None, parts)) or "anywhere"
 
 
 def _steer(verb: str, text: str, done: str, *, confirm: str | None = None) -> None:

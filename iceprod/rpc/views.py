@@ -71,7 +71,10 @@ def _offer(given: OfferParameter) -> Offer:
 
 @dataclass(frozen=True, slots=True)
 class DatasetView:
-    """A dataset; ``jobs_wanted`` jobs were asked for, ``jobs_made`` exist by now."""
+    """A dataset; ``jobs_wanted`` jobs were asked for, ``jobs_made`` exist by now.
+
+    Tasks run at ``only_sites`` if any are named, and not at ``never_sites``; this site is the empty text.
+    """
 
     dataset_id: str
     number: int
@@ -90,6 +93,8 @@ class DatasetView:
     public: bool
     created_at: float
     status_changed_at: float
+    only_sites: list[str]
+    never_sites: list[str]
 
 
 def dataset_view(dataset: Dataset) -> DatasetView:
@@ -112,6 +117,8 @@ def dataset_view(dataset: Dataset) -> DatasetView:
         public=dataset.public,
         created_at=dataset.created_at,
         status_changed_at=dataset.status_changed_at,
+        only_sites=list(dataset.sites.only),
+        never_sites=list(dataset.sites.never),
     )
 
 

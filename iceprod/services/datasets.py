@@ -11,6 +11,7 @@ from iceprod.clock import Clock
 from iceprod.errors import ConflictError, FormatError, InputError, NotFoundError, VersionMismatch
 from iceprod.formats.dataset import Document, read
 from iceprod.model.dataset import Dataset, Progress
+from iceprod.model.federation import PeerRole, SiteRules
 from iceprod.model.graph import ExternalTask, task_graph
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskEvent, TaskStatus
@@ -267,6 +268,19 @@ class DatasetService:
         patch = DatasetPatch(priority=priority)
         return await self._changed(principal, "dataset.priority", await self._patch(dataset_id, patch))
 
+    async def set_sites(self, principal: Principal, dataset_id: str, rules: SiteRules) -> Dataset:
+        """Set at which sites tasks may run; those that are at others already go on there.
+
+        Raises:
+            InputError: a site is not known, or is named where it may and where it may not be.
+        """
+        await self._checked(principal, "dataset.sites", dataset_id)
+        known = {peer.name for peer in await self._store.peers.all() if peer.role is PeerRole.CHILD}
+        _check_sites(rules, known | {""})
+        return await self._changed(
+            principal, "dataset.sites", await self._patch(dataset_id, DatasetPatch(sites=rules))
+        )
+
     async def jobs(
         self, principal: Principal, dataset_id: str, status: JobStatus | None, page: Page
     ) -> Slice[Job]:
@@ -405,6 +419,18 @@ def _check_njobs(njobs: int) -> None:
 def _check_priority(priority: float) -> None:
     if not 0 <= priority <= 1:
         raise InputError(f"priority must be between 0 and 1, not {priority:g}")
+
+
+def _check_sites(rules: SiteRules, known: set[str]) -> None:
+    """Refuse rules that no task could ever be run by, for a slip of whoever wrote them."""
+    for field in ("only", "never"):
+        for name in getattr(rules, field):
+            if name not in known:
+                message = f"there is no site {name!r} that tasks are lent to"
+                raise InputError(message, fields=[{"path": f"/{field}", "message": message}])
+    both = sorted(set(rules.only) & set(rules.never))
+    if both:
+        raise InputError(f"tasks cannot run only and never at {both[0] or 'this site'}")
 
 
 def _group(principal: Principal, wanted: str) -> str:

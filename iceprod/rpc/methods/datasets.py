@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from iceprod.errors import AccessDenied, ConflictError, FormatError, NotFoundError, VersionMismatch
+from iceprod.model.federation import SiteRules
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.paging import MAX_PAGE, Page
 from iceprod.rpc.registry import Call, Registry
@@ -28,6 +29,7 @@ METHODS = Registry()
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
 JobCount = Annotated[int, msgspec.Meta(ge=1)]
+SiteNames = Annotated[list[str], msgspec.Meta(max_length=1000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,3 +179,15 @@ async def dataset_extend(call: Call, *, dataset_id: str, njobs: JobCount) -> Dat
 async def dataset_priority(call: Call, *, dataset_id: str, priority: float) -> DatasetView:
     """Set the priority among the owner's datasets, from 0 (last) to 1 (first)."""
     return dataset_view(await call.services.datasets.set_priority(call.principal, dataset_id, priority))
+
+
+@METHODS.method("dataset.sites", action="dataset.sites", errors=(NotFoundError,), idempotent=True)
+async def dataset_sites(
+    call: Call, *, dataset_id: str, only: SiteNames | None = None, never: SiteNames | None = None
+) -> DatasetView:
+    """Set at which sites tasks may run: only at some, never at some, or anywhere.
+
+    This site is the empty text.  Tasks that are at other sites already go on there.
+    """
+    rules = SiteRules(tuple(only or ()), tuple(never or ()))
+    return dataset_view(await call.services.datasets.set_sites(call.principal, dataset_id, rules))
