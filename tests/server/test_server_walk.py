@@ -37,6 +37,8 @@ class Callers:
         path = path.replace(r"/logs/(\d{1,9})/([A-Za-z0-9_.-]{1,64})", "/logs/1/stdout")
         path = path.replace("/tus/?", "/tus").replace("(iup_[A-Za-z0-9_-]{43})", "iup_" + "x" * 43)
         path = path.replace("([0-9a-f]{16,128})", "0" * 64)
+        path = path.replace("(parent|child)/([0-9A-Za-z][0-9A-Za-z_.-]{0,63})", "child/south")
+        path = path.replace(r"([0-9A-Za-z][0-9A-Za-z_.-]{0,63})/letters/(\d{1,18})", "south/letters/1")
         path = path.replace("(.+)", f"dataset_temp/{self.dataset_id}/nothing")
         kind = path.split("/")[1] if not path.startswith("/events") else "datasets"
         known = {"jobs": f"{self.dataset_id}-0", "tasks": self.task_id, "pilots": "nosuch"}

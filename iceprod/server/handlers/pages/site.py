@@ -68,6 +68,7 @@ class HealthView:
     loop_lag_ms: float
     rpc_calls: int
     drifts: int
+    site_alerts: int
     duties: tuple[tuple[str, DutyRecord], ...]
 
 
@@ -92,6 +93,7 @@ class HealthPage(PageHandler):
             loop_lag_ms=1000 * lag.sum_s / lag.count if lag.count else 0.0,
             rpc_calls=sum(context.dispatcher.calls.values()),
             drifts=services.audit.drifts,
+            site_alerts=sum([len(each.alerts) for each in await services.sites.overview.measured()]),
             duties=records,
         )
         self.show("health", view, title="Health")
