@@ -24,7 +24,8 @@ from iceprod._version import __version__
 from iceprod.errors import IceProdError, InputError, RateLimited, TooLarge, Unavailable
 
 _NEVER_SENT: Final = frozenset({5, 6, 7})  # libcurl: no proxy, no such host, no connection
-_PROTOCOL_SLUGS: Final = frozenset({"parse_error", "invalid_request", "method_not_found"})
+PROTOCOL_SLUGS: Final = frozenset({"parse_error", "invalid_request", "method_not_found"})
+"""Errors by which a server says that it did not understand so much as the call itself."""
 _LONGEST_RETRY_AFTER_S: Final = 60.0
 
 # What reads, or is made harmless to repeat by the lease or the value that it names.
@@ -279,7 +280,7 @@ def error_from(number: int, message: str, data: Any) -> IceProdError:
     detail = dict(data) if isinstance(data, dict) else {}
     slug = str(detail.pop("code", "internal"))
     detail.pop("retryable", None)
-    kind = InputError if slug in _PROTOCOL_SLUGS else _CLASSES.get(slug, IceProdError)
+    kind = InputError if slug in PROTOCOL_SLUGS else _CLASSES.get(slug, IceProdError)
     if slug not in _CLASSES:
         detail["slug"] = slug
     # Some classes write their message themselves; this one has been written.

@@ -14,7 +14,7 @@ import msgspec
 from iceprod import clock as clocks
 from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, IceProdError, NotAuthenticated, RateLimited, Unavailable
-from iceprod.rpc.client import Client
+from iceprod.rpc.client import PROTOCOL_SLUGS, Client
 from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.identity import IdentityFiles, Stamp
 
@@ -86,8 +86,9 @@ class ParentLink:
             self._failed(failed, failures)
             raise failed from None
         except IceProdError as exc:
-            # That something broke over there is no word on what was asked.
+            # That something broke over there, or on the way, is no word on what was asked.
             is_broken = type(exc) is IceProdError and "slug" not in exc.detail
+            is_broken = is_broken or exc.detail.get("slug") in PROTOCOL_SLUGS
             error = Unavailable(f"{self.name}: {exc.message}") if is_broken else exc
             if isinstance(error, Unavailable | RateLimited | NotAuthenticated | AccessDenied):
                 self._failed(error, failures)

@@ -361,6 +361,16 @@ async def test_an_answer_that_makes_no_sense_is_none(two: Two) -> None:
     link.close()
 
 
+async def test_a_call_that_is_not_understood_as_such_was_not_refused(two: Two) -> None:
+    """It was garbled on the way, or the parent is an old one for a while: what it says stays to be said."""
+    link = await two.joined()
+
+    with pytest.raises(Unavailable, match="Method not found"):
+        await link.call("site.unheard_of", HELLO, Welcome)
+    assert link.state.failures == 1
+    link.close()
+
+
 async def test_a_link_without_files_calls_nobody(two: Two) -> None:
     link = two.link()
 
