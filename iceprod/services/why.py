@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from iceprod.clock import Clock, iso
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import site_of
 from iceprod.model.lifecycle import JobStatus, TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.principal import Principal
@@ -24,15 +25,21 @@ from iceprod.store.base import Store, TaskClass
 MAX_ROWS = 200
 MAX_CLASSES = 3
 """Sets of requirements that are explained for each kind of task of a dataset."""
+_ABSENT = {"pilot": ["No pilot is running."], "grid": ["No grid is there."], "site": []}
+_THINGS = {
+    "pilot": ("pilot", "pilots"),
+    "grid": ("grid", "grids"),
+    "site": ("slot of other sites", "slots of other sites"),
+}
 _RECENT = 20
 """Entries of the audit trail that are searched for why a dataset is suspended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one pilot or grid lacks for the task; nothing if it fits."""
+    """What one pilot, grid or other site lacks for the task; nothing if it fits."""
 
-    kind: str  # "pilot" or "grid"
+    kind: str  # "pilot", "grid" or "site"
     name: str
     fits: bool
     lacks: tuple[str, ...]
@@ -40,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer: sentences in the order of weight, and a row per pilot and grid."""
+    """The answer: sentences in the order of weight, and a row per pilot, grid and other site."""
 
     subject: str
     status: str
@@ -125,7 +132,7 @@ class Why:
         """Why a task that nobody may claim stands where it does."""
         match task.status:
             case TaskStatus.PROCESSING:
-                return [f"It is running on pilot {task.pilot_id}, attempt {task.attempt}."]
+                return [f"{_whereabouts(task)}, attempt {task.attempt}."]
             case TaskStatus.COMPLETE:
                 return ["It is complete."]
             case TaskStatus.QUEUED:
@@ -167,16 +174,27 @@ class Why:
 
     async def _waiting(self, subject: str, dataset: Dataset, task_class: TaskClass) -> Explanation:
         wanted = task_class.requirements
-        pilots = [(p.pilot_id, p.hostname, p.offer) for p in self._slots.running()]
-        offers = [("pilot", f"{host} ({name})" if host else name, offer) for name, host, offer in pilots]
-        offers += [("grid", g.grid, g.offer) for g in self._slots.grids]
-        judged = [(kind, name, offer, lacks(wanted, offer)) for kind, name, offer in offers]
+        judged = [
+            (kind, name, offer, [*lacks(wanted, offer), *_elsewhere(dataset, site)])
+            for kind, name, site, offer in self._offers()
+        ]
         verdicts = [Verdict(k, n, not missing, tuple(map(str, missing))) for k, n, _, missing in judged]
-        sentences = [_needs(wanted), *_excluded([(k, n, m) for k, n, _, m in judged])]
+        sentences = [_needs(wanted), _rules(dataset), *_excluded([(k, n, m) for k, n, _, m in judged])]
         sentences.append(self._turn(dataset, task_class, [o for *_, o, m in judged if not m]))
         return Explanation(
             subject, TaskStatus.WAITING, tuple(s for s in sentences if s), tuple(verdicts[:MAX_ROWS])
         )
+
+    def _offers(self) -> Iterator[tuple[str, str, str, Offer]]:
+        """What could run a task: kind, name, at which site (this one if empty), and what it offers."""
+        for pilot in self._slots.running():
+            name = f"{pilot.hostname} ({pilot.pilot_id})" if pilot.hostname else pilot.pilot_id
+            yield "pilot", name, "", pilot.offer
+        for grid in self._slots.grids:
+            yield "grid", grid.grid, "", grid.offer
+        for told in self._slots.sites:
+            for offer in told.offers:
+                yield "site", told.site, told.site, offer
 
     def _turn(self, dataset: Dataset, task_class: TaskClass, fitting: Sequence[Offer]) -> str:
         """Its place in line and, where a rate is known, when it may start."""
@@ -205,19 +223,45 @@ def _needs(wanted: Requirements) -> str:
     return f"It waits for a slot with {', '.join(parts[:-1])} and {parts[-1]}." if parts[1:] else ""
 
 
+def _whereabouts(task: Task) -> str:
+    site = site_of(task.pilot_id)
+    return f"It was lent to site {site}" if site else f"It is running on pilot {task.pilot_id}"
+
+
+def _rules(dataset: Dataset) -> str:
+    """At which sites it may run, if that is not everywhere."""
+    only, never = (
+        ", ".join(name or "this site" for name in names)
+        for names in (dataset.sites.only, dataset.sites.never)
+    )
+    parts = [f"only at {only}" if only else "", f"never at {never}" if never else ""]
+    text = " and ".join(filter(None, parts))
+    return f"Its dataset runs {text}." if text else ""
+
+
+def _elsewhere(dataset: Dataset, site: str) -> list[Lack]:
+    """That a dataset's tasks may not run at a site, which is this one if empty."""
+    if dataset.may_run_at(site):
+        return []
+    here = site or "this site"
+    only = " or ".join(name or "this site" for name in dataset.sites.only)
+    return [Lack("site", only or f"other than {here}", here)]
+
+
 def _excluded(judged: Sequence[tuple[str, str, Sequence[Lack]]]) -> list[str]:
-    """How many pilots and grids each requirement excludes, and the one that lacks least."""
+    """How many pilots, grids and slots elsewhere each requirement excludes, and the one that lacks least."""
     if not judged:
         return ["No pilot is running and no grid is configured, so nothing can run it."]
     sentences = []
-    for kind in ("pilot", "grid"):
+    for kind in ("pilot", "grid", "site"):
         ours = [missing for k, _, missing in judged if k == kind]
         if not ours:
-            sentences.append("No pilot is running." if kind == "pilot" else "No grid is there.")
+            sentences += _ABSENT[kind]
             continue
         excluded = Counter(lack.requirement for missing in ours for lack in missing)
         sentences += [
-            f"{_how_many(number, len(ours), kind)} cannot run it: {_example(judged, kind, requirement)}."
+            f"{_how_many(number, len(ours), *_THINGS[kind])} cannot run it: "
+            f"{_example(judged, kind, requirement)}."
             for requirement, number in excluded.most_common()
         ]
     if len(judged) > 1 and all(missing for _, _, missing in judged):
@@ -226,11 +270,11 @@ def _excluded(judged: Sequence[tuple[str, str, Sequence[Lack]]]) -> list[str]:
     return sentences
 
 
-def _how_many(number: int, of: int, kind: str) -> str:
+def _how_many(number: int, of: int, one: str, several: str) -> str:
     """``The only pilot``, ``All 3 pilots``, ``2 of 3 pilots``."""
     if of == 1:
-        return f"The only {kind}"
-    return f"All {of} {kind}s" if number == of else f"{number} of {of} {kind}s"
+        return f"The only {one}"
+    return f"All {of} {several}" if number == of else f"{number} of {of} {several}"
 
 
 def _ahead(classes: int, tasks: int) -> str:

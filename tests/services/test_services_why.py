@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from lending_harness import join
 from site_harness import ALICE, CRASH, LARGE, SMALL, Site, config, task
 
 from iceprod.errors import NotFoundError
 from iceprod.model.failures import Failure, FailureKind
+from iceprod.model.federation import SiteRules
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.principal import ANONYMOUS
 from iceprod.model.resources import Offer, Resources
@@ -219,3 +221,34 @@ async def test_who_may_not_see_a_task_learns_nothing_of_it(site: Site):
         await site.services.why.task(ANONYMOUS, f"{dataset.dataset_id}-0-0")
     with pytest.raises(NotFoundError):
         await site.services.why.task(ALICE, "nothing-0-0")
+
+
+async def test_tasks_that_run_elsewhere_say_where(site: Site):
+    west = await join(site)
+    await site.pilot(SMALL)
+    dataset = await site.submit(task("a", memory=16.0), njobs=2)
+    await site.services.datasets.set_sites(ALICE, dataset.dataset_id, SiteRules(only=("west",)))
+    await west.pull(0)
+
+    explained = await site.services.why.dataset(ALICE, dataset.dataset_id)
+
+    text = " ".join(explained.sentences)
+    assert "runs only at west." in text
+    assert "The only pilot cannot run it: needs site west, offered this site." in text
+    assert [(v.kind, v.name, v.fits) for v in explained.verdicts if v.fits] == [("site", "west", True)]
+    (lent,) = await west.pull()
+    lent_now = await site.services.why.task(ALICE, lent.task_id)
+    assert lent_now.sentences == ("It was lent to site west, attempt 1.",)
+
+
+async def test_slots_of_other_sites_are_looked_at(site: Site):
+    for name in ("west", "east"):
+        await (await join(site, name)).pull(1, memory=4.0)
+    dataset = await site.submit(task("a", memory=16.0))
+    await site.services.datasets.set_sites(ALICE, dataset.dataset_id, SiteRules(never=("east",)))
+
+    text = " ".join((await site.services.why.dataset(ALICE, dataset.dataset_id)).sentences)
+
+    assert "Its dataset runs never at east." in text
+    assert "All 2 slots of other sites cannot run it: needs 16 GB of memory, offered 4." in text
+    assert "1 of 2 slots of other sites cannot run it: needs site other than east, offered east." in text
