@@ -153,7 +153,7 @@ def peer_of(role: PeerRole, name: str) -> Peer:
 def make_means(site: Site, room: Counter[Offer]) -> Means:
     """What the child's side is made of, with ``room`` in the place of grids."""
     means = site.services.federation.parents.means
-    return replace(means, room=lambda: Counter(room), ways=replace(means.ways, poll_s=0.0, renew_s=0.01))
+    return replace(means, room=lambda: Counter(room), ways=replace(means.ways, poll_s=0.001, renew_s=0.01))
 
 
 def make_parent(site: Site, wire: Wire, room: Counter[Offer]) -> Parent:
