@@ -1,0 +1,259 @@
+"""Four sites share work in networks of their own; nothing is lost and nothing is doubled, whatever breaks.
+
+By default few short runs are made.  ``ICEPROD_FEDERATION=all`` makes all of them, and
+``ICEPROD_FEDERATION_JOBS`` says how many jobs of three tasks each has; ``ICEPROD_CHAOS_SEED``
+says how the dice fall.  The sites: `tests.site_tree`; what is checked: `tests.site_truth`.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests import havoc
+from tests.fault_proxy import Fault, Rule, Schedule
+from tests.nginx_harness import needs_nginx
+from tests.servers import until
+from tests.site_tree import CORES, PARENTS, Tree, running_tree
+from tests.site_truth import Work, play, settle
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, needs_nginx]
+
+ALL = os.environ.get("ICEPROD_FEDERATION") == "all"
+JOBS = int(os.environ.get("ICEPROD_FEDERATION_JOBS", "12"))
+only_all = pytest.mark.skipif(not ALL, reason="only with ICEPROD_FEDERATION=all")
+LEASE_S = 8.0  # of `tests.site_tree.QUICK`
+MIXED = [Rule(fault, chance=0.06) for fault in Fault]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    """One for all tests that leave it as it was."""
+    with running_tree(tmp_path_factory.mktemp("tree")) as made:
+        yield made
+
+
+def nothing(work: Work) -> None:
+    work.wait(0.1)
+
+
+def garbled(*rules: Rule) -> Callable[[Work], None]:
+    """All that ``top`` is asked by other sites suffers by rules, until the work is all but done."""
+
+    def trouble(work: Work) -> None:
+        schedule = Schedule(rules, havoc.SEED)
+        work.tree.garble(schedule)
+        try:
+            work.wait(0.9)
+        finally:
+            work.tree.garble(Schedule())
+        tell(schedule.told())
+        assert schedule.done
+
+    return trouble
+
+
+def parted(*cuts: tuple[str, str], for_s: float) -> Callable[[Work], None]:
+    """Nothing goes from one site to another for a while, in the midst of it."""
+
+    def trouble(work: Work) -> None:
+        work.wait(0.2)
+        for source, target in cuts:
+            work.tree.net.cut(source, target)
+        time.sleep(for_s)
+        work.tree.net.mend()
+
+    return trouble
+
+
+def killed(work: Work) -> None:
+    """Every process gets a SIGKILL in its turn; those that nobody starts again are started again."""
+    dice = random.Random(havoc.SEED)
+    tree = work.tree
+    work.wait(0.05)
+    parts: list[Callable[[], object]] = [site.kill for site in tree.sites.values()]
+    parts += [lambda site=site: site.kill_one("nginx: master") for site in (tree.top, tree.left)]
+    parts += [lambda site=site: site.kill_one("iceprod.pilot.main") for site in tree.sites.values()]
+    dice.shuffle(parts)
+    for part in parts:
+        part()
+        time.sleep(dice.uniform(0.0, 1.0))
+
+
+TROUBLES: dict[str, Callable[[Work], None]] = {
+    "none": nothing,
+    "calls garbled": garbled(*MIXED),
+    "left cut off": parted(("top", "left"), ("left", "top"), for_s=1.5 * LEASE_S),
+    "all killed": killed,
+}
+MORE: dict[str, Callable[[Work], None]] = {
+    **{str(fault): garbled(Rule(fault, chance=0.3)) for fault in Fault},
+    **{f"{fault}, of the file plane": garbled(Rule(fault, calls="PUT *", chance=0.2)) for fault in Fault},
+    "left cut off for a moment": parted(("top", "left"), ("left", "top"), for_s=2.0),
+    "left is not heard": parted(("left", "top"), for_s=1.5 * LEASE_S),
+    "left does not hear": parted(("top", "left"), for_s=1.5 * LEASE_S),
+    "deep cut off": parted(("deep", "left"), ("left", "deep"), for_s=1.5 * LEASE_S),
+    "all cut off": parted(
+        *[pair for child, parent in PARENTS.items() if parent for pair in ((child, parent), (parent, child))],
+        for_s=1.5 * LEASE_S,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [*TROUBLES, *(pytest.param(name, marks=only_all) for name in MORE)], ids=lambda name: name
+)
+def test_nothing_is_lost_and_nothing_is_doubled(tree: Tree, name: str):
+    play(tree, name.replace(" ", "-"), {**TROUBLES, **MORE}[name], jobs=JOBS)
+
+
+def long_task(tree: Tree, name: str, seconds: float) -> str:
+    """A dataset of one task that only ``right`` has room for; ``name``-1, -2 … appear as it begins."""
+    mark = f"n=1; while [ -e {tree.folder}/{name}-$n ]; do n=$((n+1)); done; : > {tree.folder}/{name}-$n"
+    task = {
+        "name": name,
+        "requirements": {"cpu": CORES["right"], "memory": 0.05, "disk": 0.05, "time": 0.1},
+        "trays": [{"modules": [{"src": "/bin/sh", "args": ["-c", f"{mark}; exec sleep {seconds}"]}]}],
+    }
+    config = {"version": 3.1, "tasks": [task]}
+    return tree.top.call("dataset.submit", config=config, njobs=1)["dataset_id"]
+
+
+def began(tree: Tree, name: str, number: int = 1) -> float:
+    """When a run of a long task began."""
+    path = tree.folder / f"{name}-{number}"
+    until(path.exists, within_s=60)
+    return path.stat().st_mtime
+
+
+def is_complete(tree: Tree, dataset_id: str) -> bool:
+    return tree.top.call("dataset.get", dataset_id=dataset_id)["status"] == "complete"
+
+
+def tell(text: str) -> None:
+    sys.stdout.write(f"\n{text}\n")
+
+
+def test_a_task_starts_at_once_at_an_idle_site(tree: Tree):
+    settle(tree)
+    spans = []
+    for number in range(5):
+        before = time.time()
+        dataset_id = long_task(tree, f"quick{number}", 0)
+        spans.append(began(tree, f"quick{number}") - before)
+        until(lambda dataset_id=dataset_id: is_complete(tree, dataset_id))
+    tell(f"from submission to start, in seconds: {' '.join(f'{span:.2f}' for span in spans)}")
+    assert min(spans) < 2.0
+    assert max(spans) < 10.0
+
+
+def test_what_is_decided_above_reaches_a_task_that_runs_below(tree: Tree):
+    dataset_id = long_task(tree, "long", 300.5)
+    task_ids = [f"{dataset_id}-0-0"]
+    began(tree, "long")
+    spans = {}
+
+    def running() -> list[int]:
+        return [process.pid for process in tree.right.processes("sleep 300.5")]
+
+    def measure(what: str, happened: Callable[[], object], method: str, **params: object) -> None:
+        before = time.monotonic()
+        tree.top.call(method, **params)
+        until(happened, within_s=30)
+        spans[what] = time.monotonic() - before
+
+    until(running)
+    measure("suspend", lambda: not running(), "task.suspend", task_ids=task_ids)
+    measure("resume", running, "task.resume", task_ids=task_ids)
+    first = running()
+    measure("hard reset", lambda: not {*first} & {*running()}, "task.hard_reset", task_ids=task_ids)
+    until(running)
+    measure("suspend dataset", lambda: not running(), "dataset.suspend", dataset_id=dataset_id)
+    edit(tree, dataset_id)
+    measure("edit and resume", lambda: is_complete(tree, dataset_id), "dataset.resume", dataset_id=dataset_id)
+    tell(f"seen below after, in seconds: {', '.join(f'{what} {span:.2f}' for what, span in spans.items())}")
+    assert max(spans.values()) < 10.0
+    settle(tree)
+
+
+def edit(tree: Tree, dataset_id: str) -> None:
+    """Let a long task be short."""
+    config = tree.top.call("dataset.config", dataset_id=dataset_id)
+    short = json.loads(json.dumps(config).replace("sleep 300.5", "sleep 0.1"))
+    assert short != config
+    version = tree.top.call("dataset.get", dataset_id=dataset_id)["config_version"]
+    tree.top.call("dataset.update_config", dataset_id=dataset_id, config=short, version=version)
+
+
+@only_all
+def test_an_hour_more_or_less_on_a_clock_changes_nothing(tmp_path: Path):
+    found = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not found:
+        pytest.skip("needs libfaketime")
+    wrong = {"LD_PRELOAD": found[0], "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    more = {"right": {**wrong, "FAKETIME": "+3600"}, "deep": {**wrong, "FAKETIME": "-3600"}}
+    with running_tree(tmp_path, more=more) as tree:
+        play(tree, "clocks", parted(("top", "right"), ("right", "top"), for_s=1.5 * LEASE_S), jobs=JOBS)
+
+
+@only_all
+def test_a_full_disk_below_loses_nothing(tmp_path: Path):
+    with small_disk(tmp_path / "right", "60m") as folder, running_tree(tmp_path) as tree:
+        play(tree, "disk", functools.partial(fill, folder), jobs=JOBS)
+
+
+def fill(folder: Path, work: Work) -> None:
+    """Leave ``right`` no byte for a while; if it dies of that it is started again."""
+    right = work.tree.right
+    work.wait(0.2)
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    time.sleep(LEASE_S)
+    ballast.unlink()
+    assert right.process is not None
+    if right.process.poll() is not None:
+        tell("right has died")
+        right.start_again()
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    if os.geteuid() != 0:
+        pytest.skip("a small file system needs root")
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@only_all
+def test_an_old_backup_below_doubles_nothing(tmp_path: Path):
+    with running_tree(tmp_path) as tree:
+        play(tree, "backup", go_back, jobs=JOBS)
+
+
+def go_back(work: Work) -> None:
+    """Put ``right`` back to where it was some time ago."""
+    right, old = work.tree.right, work.tree.folder / "old"
+    work.wait(0.15)
+    right.command("backup", str(old), "--data", str(right.folder))
+    work.wait(0.5)
+    right.stop(kill=True)
+    right.command("restore", str(old), "--data", str(right.folder))
+    right.start_again()
