@@ -12,8 +12,11 @@ import structlog
 
 from iceprod.clock import Clock
 from iceprod.errors import NotFoundError
+from iceprod.model.dataset import Dataset
+from iceprod.model.federation import ErrandStatus
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.paging import Page
+from iceprod.model.task import task_id
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import DATASET_TEMP, JOB_TEMP, SITE_TEMP, FileService
 from iceprod.services.sweeping import Found, Sweep
@@ -111,7 +114,10 @@ class TempAreas:
         dataset = await self._store.datasets.get(dataset_id)
         if dataset is None:  # it may be another site's that shares this disk
             return
-        if self._is_over(dataset.status, dataset.status_changed_at, self._limits.dataset_keep_s):
+        if dataset.is_mirror:
+            async for found in self._of_mirror(area, dataset):
+                yield found
+        elif self._is_over(dataset.status, dataset.status_changed_at, self._limits.dataset_keep_s):
             yield (area, dataset_id), "the dataset is complete"
         elif area == JOB_TEMP:
             for name in await self._names(area, dataset_id):
@@ -120,13 +126,47 @@ class TempAreas:
                 if job and self._is_over(job.status, job.status_changed_at, self._limits.job_keep_s):
                     yield (area, dataset_id, name), "the job is complete"
 
+    async def _of_mirror(self, area: str, dataset: Dataset) -> AsyncIterator[tuple[tuple[str, ...], str]]:
+        """Of another site's dataset: what that site has, or does not want.
+
+        What its tasks are here is no word on that: complete, they may have files that are not
+        sent yet, and lost, they never will be complete.
+        """
+        dataset_id = dataset.dataset_id
+        if area == DATASET_TEMP:
+            is_idle = await self._is_idle(self._limits.dataset_keep_s, area, dataset_id)
+            if is_idle and not await self._has_errands(dataset):
+                yield (area, dataset_id), "no task of that site needs it"
+            return
+        for name in await self._names(area, dataset_id):
+            if not _INDEX.fullmatch(name):
+                continue
+            wanted = task_id(dataset_id, int(name), 0)
+            errand = (await self._store.errands.of_tasks([wanted])).get(wanted)
+            if errand is None:  # forgotten, so it was over long ago
+                is_over = await self._is_idle(self._limits.job_keep_s, area, dataset_id, name)
+            else:
+                is_open = errand.status is ErrandStatus.OPEN
+                is_over = not is_open and self._clock() - errand.ended_at > self._limits.job_keep_s
+            if is_over:
+                yield (area, dataset_id, name), "the task is its site's again"
+
+    async def _has_errands(self, dataset: Dataset) -> bool:
+        """Whether a task of a mirror is run for its site at the moment."""
+        first = f"{dataset.dataset_id}-"
+        found = await self._store.errands.open(dataset.source.partition("/")[0], first, 1)
+        return bool(found) and found[0].task_id.startswith(first)
+
+    async def _is_idle(self, keep_s: float, *names: str) -> bool:
+        found = await self._found(*names)
+        return found is not None and self._clock() - found.written_at > keep_s
+
     async def _of_site(self) -> AsyncIterator[tuple[tuple[str, ...], str]]:
         keep_s = self._limits.site_keep_s
         if keep_s is None:
             return
         for name in await self._names(SITE_TEMP):
-            found = await self._found(SITE_TEMP, name)
-            if found is not None and self._clock() - found.written_at > keep_s:
+            if await self._is_idle(keep_s, SITE_TEMP, name):
                 yield (SITE_TEMP, name), "nobody has written to it for long"
 
     async def _found(self, *names: str) -> Found | None:
