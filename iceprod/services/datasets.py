@@ -426,7 +426,7 @@ def _check_sites(rules: SiteRules, known: set[str]) -> None:
     for field in ("only", "never"):
         for name in getattr(rules, field):
             if name not in known:
-                message = f"there is no site {name!r} that tasks are lent to"
+                message = f"there is no site {name[:64]!r} that tasks are lent to"
                 raise InputError(message, fields=[{"path": f"/{field}", "message": message}])
     both = sorted(set(rules.only) & set(rules.never))
     if both:

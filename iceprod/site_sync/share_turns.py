@@ -45,7 +45,7 @@ class ShareTurns:
 
     def __init__(self) -> None:
         self._had: dict[str, float] = {}
-        self._served = 0.0  # what the one whose turn it is had when it began
+        self._served = 0.0  # what the one whose turn it is had before its last portion
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
         self._is_taken = False
 
@@ -79,7 +79,10 @@ class ShareTurns:
     def charge(self, name: str, amount: float) -> bool:
         """Note what one had; whether it is another's turn now."""
         self._had[name] += amount
-        return any(self._had[other] < self._had[name] for other, _ in self._waiting)
+        if any(self._had[other] < self._had[name] for other, _ in self._waiting):
+            return True
+        self._served = self._had[name]
+        return False
 
     def leave(self) -> None:
         """The turn is over."""
