@@ -26,6 +26,7 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Offer
 from iceprod.model.task import Task
 from iceprod.rpc.client import error_from
+from iceprod.site_sync.calls import Calls
 from iceprod.site_sync.parents import Means, Parent, Parents
 from iceprod.store.base import DatasetFilter
 
@@ -150,15 +151,18 @@ def peer_of(role: PeerRole, name: str) -> Peer:
     return Peer(name, role, PeerStatus.JOINED, joined_at=1.0, url="http://127.0.0.1:1")
 
 
-def make_means(site: Site, room: Counter[Offer]) -> Means:
-    """What the child's side is made of, with ``room`` in the place of grids."""
+def make_means(site: Site, room: Counter[Offer], **other: Any) -> Means:
+    """What the child's side is made of, with ``room`` in the place of grids, and ``other`` parts."""
     means = site.services.federation.parents.means
-    return replace(means, room=lambda: Counter(room), ways=replace(means.ways, poll_s=0.001, renew_s=0.01))
+    ways = replace(means.ways, poll_s=0.001, renew_s=0.01)
+    return replace(means, room=lambda: Counter(room), ways=ways, **other)
 
 
-def make_parent(site: Site, wire: Wire, room: Counter[Offer]) -> Parent:
-    """What runs at ``site`` for its parent north."""
-    return Parent(peer_of(PeerRole.PARENT, "north"), wire, make_means(site, room))
+def make_parent(
+    site: Site, wire: Calls, room: Counter[Offer], *, parent: str = "north", **other: Any
+) -> Parent:
+    """What runs at ``site`` for its parent."""
+    return Parent(peer_of(PeerRole.PARENT, parent), wire, make_means(site, room, **other))
 
 
 def make_parents(site: Site, wire: Wire, room: Counter[Offer]) -> Parents:
