@@ -41,6 +41,7 @@ from iceprod.services.passwords import Passwords
 from iceprod.services.peer_states import PeerStates
 from iceprod.services.pilots import PilotLimits, PilotService
 from iceprod.services.rates import Rates
+from iceprod.services.refusals import Refusals
 from iceprod.services.reports import Reports
 from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
@@ -119,7 +120,12 @@ def make_grids(settings: Settings, *, grace_s: float = GRACE_S) -> list[tuple[Gr
 
 
 def make_accounts(
-    store: Store, settings: Settings, *, clock: Clock, events: Events | None = None
+    store: Store,
+    settings: Settings,
+    *,
+    clock: Clock,
+    events: Events | None = None,
+    refusals: Refusals | None = None,
 ) -> Accounts:
     """Users, tokens and sessions alone: what commands beside a running server need."""
     accounts = settings.accounts
@@ -129,7 +135,12 @@ def make_accounts(
     )
     passwords = Passwords(hasher=hasher, shortest=accounts.shortest_password)
     return Accounts(
-        store, clock=clock, passwords=passwords, session_s=accounts.session_h * 3600, events=events
+        store,
+        clock=clock,
+        passwords=passwords,
+        session_s=accounts.session_h * 3600,
+        events=events,
+        on_refused_site=(refusals or Refusals(store.audit, clock=clock)).note_token,
     )
 
 
@@ -299,7 +310,8 @@ def make_services(
     base = _make_base(store, settings, clock=clock, monotonic=monotonic, process_id=process_id)
     lease_s, catalogue, addresses = settings.scheduling.lease_s, base.catalogue, Addresses()
     watch = ClockWatch(clock, monotonic, quiet_s=lease_s)
-    accounts = make_accounts(store, settings, clock=clock, events=base.events)
+    refusals = Refusals(store.audit, clock=clock)
+    accounts = make_accounts(store, settings, clock=clock, events=base.events, refusals=refusals)
     certificates = Certificates(store, accounts, clock=clock)
     materialiser, tasks = _make_materialiser(base), _make_tasks(base, settings.failures)
     datasets = _make_datasets(base, materialiser=materialiser, tasks=tasks)
@@ -374,6 +386,7 @@ def make_services(
                 plane=plane,
                 events=base.events,
                 states=base.peers,
+                refusals=refusals,
                 errands=base.errands,
                 mirrors=_make_mirrors(base),
                 grids=controller,

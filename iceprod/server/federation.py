@@ -21,6 +21,7 @@ from iceprod.services.grids import GridController
 from iceprod.services.logs import LogService
 from iceprod.services.mirrors import Mirrors
 from iceprod.services.peer_states import PeerStates
+from iceprod.services.refusals import Refusals
 from iceprod.services.scheduling import Scheduler
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
@@ -63,6 +64,7 @@ class Parts:
     plane: FilePlane
     events: Events
     states: PeerStates
+    refusals: Refusals
     errands: Errands
     mirrors: Mirrors
     grids: GridController
@@ -76,6 +78,7 @@ def make_federation(parts: Parts) -> Federation:
     files = _make_files(parts)
     parts.plane.files.foreign = files
     return Federation(
+        refusals=parts.refusals,
         registry=registry,
         enrolment=_make_enrolment(parts, registry, authority),
         lending=_make_lending(parts, registry),
@@ -161,6 +164,7 @@ def _make_registry(parts: Parts, authority: Authority) -> Registry:
         events=parts.events,
         states=parts.states,
         authority=authority,
+        refusals=parts.refusals,
         name=parts.settings.federation.own_name,
         version=__version__,
     )

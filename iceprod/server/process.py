@@ -18,7 +18,7 @@ import structlog
 
 from iceprod import clock as clocks
 from iceprod.config import ServerSettings, Settings
-from iceprod.errors import AlreadyExists, NotAuthenticated
+from iceprod.errors import AccessDenied, AlreadyExists, NotAuthenticated
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.methods import build_registry
@@ -40,6 +40,7 @@ from iceprod.server.shift import Shift
 from iceprod.server.tls_port import DirectPort, TrustFiles
 from iceprod.server.views import progress_json
 from iceprod.services import authorization
+from iceprod.services.refusals import Refusals
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
@@ -55,7 +56,7 @@ def make_context(store: Store, settings: Settings, *, services: Services | None 
     dispatcher = Dispatcher(
         build_registry(),
         authenticate=services.accounts.authenticate,
-        authorize=_authorizer(settings),
+        authorize=_authorizer(settings, services.federation.refusals),
         services=services,
         limits=rpc_limits(settings),
     )
@@ -81,14 +82,18 @@ def make_context(store: Store, settings: Settings, *, services: Services | None 
     )
 
 
-def _authorizer(settings: Settings) -> Callable[[Principal, str], None]:
+def _authorizer(settings: Settings, refusals: Refusals) -> Callable[[Principal, str], None]:
     """The authorization table, narrowed where the settings keep reports from strangers."""
 
     def authorize(principal: Principal, method: str) -> None:
         is_stranger = principal.kind is PrincipalKind.ANONYMOUS and not settings.rpc.public_reports
         if is_stranger and authorization.action_of(method) == "report.read":
             raise NotAuthenticated("reports of this site need a credential")
-        authorization.check(principal, method)
+        try:
+            authorization.check(principal, method)
+        except (AccessDenied, NotAuthenticated) as exc:
+            refusals.note_call(principal, method, exc)
+            raise
 
     return authorize
 

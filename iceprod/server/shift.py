@@ -41,6 +41,7 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
     clock = clocks.now
     return (
         Duty("save pilots", 10.0, services.pilots.save_seen),
+        Duty("write down refusals", 60.0, services.federation.refusals.save),
         Duty("account bytes", 5.0, services.transfers.accounting.save),
         Duty("sample rates of transfers", SPACING_S, services.flow_history.sample),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
@@ -143,6 +144,7 @@ class Shift:
         if was_holding:
             await self._attempt("usage not saved", self._save_usage)
         await self._attempt("pilots not saved", services.pilots.save_seen)
+        await self._attempt("refusals not written down", services.federation.refusals.save)
         await self._attempt("bytes not accounted", services.transfers.accounting.save)
         await self._attempt("duties not released", services.duty.release)
         await self._attempt("last news not told", services.news.leave)

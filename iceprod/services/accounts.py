@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +15,7 @@ import structlog
 
 from iceprod import ids
 from iceprod.clock import Clock
-from iceprod.errors import AlreadyExists, InputError, NotAuthenticated, NotFoundError
+from iceprod.errors import AlreadyExists, IceProdError, InputError, NotAuthenticated, NotFoundError
 from iceprod.model.paging import Page, Slice
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.user import Token, User
@@ -34,6 +34,7 @@ _ROLES: Final = frozenset({"admin"})
 _CACHED_S: Final = 10.0
 _MAX_CACHED: Final = 20_000
 _PREFIXES: Final = {PrincipalKind.USER: "iu", PrincipalKind.PILOT: "ip", PrincipalKind.SITE: "is"}
+_SITE_PREFIX: Final = f"{_PREFIXES[PrincipalKind.SITE]}_"
 _LONGEST_SECRET: Final = 512
 _SESSION_PREFIX: Final = "iw"
 
@@ -62,12 +63,14 @@ class Accounts:
         passwords: Passwords,
         session_s: float = 7 * 86400.0,
         events: Events | None = None,
+        on_refused_site: Callable[[IceProdError], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._passwords = passwords
         self._session_s = session_s
         self._events = events
+        self._on_refused_site = on_refused_site
         self._throttle = Throttle(clock)
         # Many people may share an address; a name at an address is one of them.
         self._addresses = Throttle(clock, free=50)
@@ -108,10 +111,11 @@ class Accounts:
         generation = self._generation
         token = await self._store.accounts.token(ids.digest(credential))
         now = self._clock()
-        if token is None:
-            raise NotAuthenticated("the token is not valid")
-        if token.expires_at is not None and token.expires_at <= now:
-            raise NotAuthenticated("the token has expired")
+        if token is None or (token.expires_at is not None and token.expires_at <= now):
+            error = NotAuthenticated(f"the token {'is not valid' if token is None else 'has expired'}")
+            if credential.startswith(_SITE_PREFIX):
+                self._on_refused_site(error)
+            raise error
         principal = await self.holder(token)
         # A revocation that came in between must not be outlived by what was read before it.
         if generation == self._generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from iceprod.services.refusals import Refusals
 from iceprod.site_sync.enrolment import Enrolment
 from iceprod.site_sync.errands import Errands
 from iceprod.site_sync.files import SiteFiles
@@ -25,6 +26,7 @@ class Federation:
     and the ``renewal`` of certificates.
     """
 
+    refusals: Refusals
     registry: Registry
     enrolment: Enrolment
     lending: Lending

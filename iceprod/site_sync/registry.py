@@ -20,6 +20,7 @@ from iceprod.services import authorization
 from iceprod.services.accounts import Accounts
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.peer_states import PeerStates
+from iceprod.services.refusals import Refusals
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.authority import Authority
@@ -78,6 +79,7 @@ class Registry:
         events: Events,
         states: PeerStates,
         authority: Authority,
+        refusals: Refusals,
         name: str,
         version: str,
     ) -> None:
@@ -90,6 +92,7 @@ class Registry:
         self._tasks = tasks
         self._events = events
         self._authority = authority
+        self._refusals = refusals
 
     # Who there is
 
@@ -116,7 +119,9 @@ class Registry:
         """
         peer = await self._store.peers.get(PeerRole.CHILD, principal.id)
         if peer is None or peer.status is PeerStatus.REVOKED:
-            raise AccessDenied(f"the site {principal.id} has not joined this one")
+            error = AccessDenied(f"the site {principal.id} has not joined this one")
+            self._refusals.note_call(principal, "site.call", error)
+            raise error
         return peer
 
     def touch(self, name: str, **changes: Any) -> None:
