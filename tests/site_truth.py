@@ -26,6 +26,8 @@ STALL_S = 90.0
 """For how long nothing may be done once nothing is wrong any more."""
 SETTLE_S = 60.0
 """How long sites may take to tell each other all."""
+SLEEP_S = 0.4
+"""How long a task takes."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ def submit(tree: Tree, name: str, *, jobs: int) -> Work:
     runs = tree.folder / f"runs-{name}"
     runs.mkdir()
     script = tree.folder / "payload.sh"
-    script.write_text(havoc.PAYLOAD)
+    script.write_text(havoc.PAYLOAD.replace("sleep 0.15", f"sleep {SLEEP_S}"))
     script.chmod(0o755)
     config = havoc.configuration(script, runs)
     dataset_id = tree.top.call("dataset.submit", config=config, njobs=jobs, description=name)["dataset_id"]
@@ -138,10 +140,15 @@ def _unsettled(tree: Tree) -> list[str]:
             continue
         with tree.sites[label].opened() as (runner, store):
             waiting = runner.run(store.outbox.backlog(parent)).waiting
-            held = runner.run(store.errands.counts(parent)).get(ErrandStatus.OPEN, 0)
-        if waiting or held:
-            found.append(f"{label}: {waiting} to tell, {held} held")
+        if waiting or held(tree, label):
+            found.append(f"{label}: {waiting} to tell, {held(tree, label)} held")
     return found
+
+
+def held(tree: Tree, label: str) -> int:
+    """How many tasks a site holds for its parent."""
+    with tree.sites[label].opened() as (runner, store):
+        return runner.run(store.errands.counts(PARENTS[label])).get(ErrandStatus.OPEN, 0)
 
 
 def _standing(tree: Tree) -> str:
