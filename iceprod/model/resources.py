@@ -60,7 +60,7 @@ def bounded(amount: float) -> float:
 
     It is compared before anything is computed with it: an integer may have any length.
     """
-    return min(max(0, amount), MOST)
+    return amount if 0 <= amount <= MOST else min(max(0, amount), MOST)
 
 
 DIMENSIONS = tuple(f.name for f in fields(Resources))

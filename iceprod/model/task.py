@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from iceprod.errors import NotFoundError
@@ -25,6 +26,7 @@ def job_id(dataset_id: str, job_index: int) -> str:
     return f"{dataset_id}-{job_index}"
 
 
+@lru_cache(maxsize=10_000)  # who reads some tasks soon moves them
 def parse_task_id(identifier: str) -> tuple[str, int, int]:
     """Dataset id, job index and task index of a task.
 
