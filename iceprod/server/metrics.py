@@ -14,6 +14,7 @@ import psutil
 
 from iceprod._version import __version__
 from iceprod.clock import Clock
+from iceprod.model.federation import PeerRole
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.server.context import Services
@@ -143,8 +144,16 @@ class Metrics:
             self._standings = self._clock(), standings
         if not standings:
             return []
-        results = self._services.federation.inbox.results
-        return [_labelled(name, kind, rows) for name, kind, rows in site_figures(standings, results)]
+        federation = self._services.federation
+        operations = {
+            (role, *key): number
+            for role, results in (
+                (PeerRole.CHILD, federation.inbox.results),
+                (PeerRole.PARENT, federation.parents.results()),
+            )
+            for key, number in results.items()
+        }
+        return [_labelled(name, kind, rows) for name, kind, rows in site_figures(standings, operations)]
 
     def _store_figures(self) -> Mapping[str, float]:
         """What the store tells of itself, if it does."""

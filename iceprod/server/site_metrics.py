@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from iceprod.model.federation import PeerRole
 from iceprod.site_sync.overview import Standing
 
 Sample = tuple[Mapping[str, str], float]
@@ -24,11 +25,12 @@ _FIGURES: Sequence[tuple[str, str, Callable[[Standing], float | None]]] = (
 
 
 def site_figures(
-    standings: Sequence[Standing], operations: Mapping[tuple[str, str], int]
+    standings: Sequence[Standing], operations: Mapping[tuple[PeerRole, str, str], int]
 ) -> Iterator[tuple[str, str, list[Sample]]]:
     """Name, kind and samples of each figure; what is not known of a site is left out.
 
-    ``operations`` are those that children have reported to this process, by site and result.
+    ``operations`` are those that this process had from children, or has told to parents, by role
+    and name of the site and by result.
     """
     states = Counter((str(each.peer.role), each.condition) for each in standings)
     yield (
@@ -38,11 +40,13 @@ def site_figures(
     )
     for name, kind, figure in _FIGURES:
         yield name, kind, list(_samples(standings, figure))
-    rows = sorted(operations.items())
     yield (
         "iceprod_site_operations_total",
         "counter",
-        [({"site": site, "result": result}, count) for (site, result), count in rows],
+        [
+            ({"role": role, "site": site, "result": result}, count)
+            for (role, site, result), count in sorted(operations.items())
+        ],
     )
 
 

@@ -190,6 +190,14 @@ class Parents:
         self._changed = asyncio.Event()
         means.events.listen(self._on_event)
 
+    def results(self) -> Counter[tuple[str, str]]:
+        """How many operations had which result at which parent, since work with it began here."""
+        found: Counter[tuple[str, str]] = Counter()
+        for name, (parent, _) in self._running.items():
+            for (_, result), number in parent.sender.results.items():
+                found[name, result] += number
+        return found
+
     async def run(self) -> None:
         """Share with whoever is joined, until cancelled; a duty."""
         try:

@@ -71,4 +71,4 @@ async def test_metrics_tell_how_sites_stand(web):
     assert 'iceprod_site_contact_timestamp_seconds{role="child",site="south"} 5.0' in text
     assert 'iceprod_site_certificate_expiry_timestamp_seconds{role="child",site="south"} 3000000000.0' in text
     assert 'iceprod_site_certificate_expiry_timestamp_seconds{role="parent"' not in text
-    assert 'iceprod_site_operations_total{site="south",result="refused"} 2' in text
+    assert 'iceprod_site_operations_total{role="child",site="south",result="refused"} 2' in text
