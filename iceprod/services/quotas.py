@@ -2,8 +2,9 @@
 
 A limit is that which was set for the user, group or dataset itself; else that for whoever has
 no own; else that of the settings.  What is kept are the files of the catalogue that lie here.
-What uploads under way in this process may add is counted with it; other processes know of
-it when it is there, so a limit may be passed by what they receive at the same moment.
+What uploads under way in this process may add is counted with it (`Reservation`); other processes
+know of it when it is there.  So a limit is passed by at most what the other processes hold
+reserved for the same holder at that moment; what they have stored since counts at once.
 """
 
 from __future__ import annotations
