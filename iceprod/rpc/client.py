@@ -22,6 +22,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HT
 
 from iceprod._version import __version__
 from iceprod.errors import IceProdError, InputError, RateLimited, TooLarge, Unavailable
+from iceprod.rpc.packing import CODING, pack
 
 _NEVER_SENT: Final = frozenset({5, 6, 7})  # libcurl: no proxy, no such host, no connection
 PROTOCOL_SLUGS: Final = frozenset({"parse_error", "invalid_request", "method_not_found"})
@@ -66,7 +67,8 @@ class Client:
 
     ``token`` goes into the header Authorization; certificates are verified, against
     ``ca_file`` where one is given.  ``cert_file`` holds a client certificate, its key and the
-    rest of its chain (PEM), as a proxy file does.  ``timeout_s`` bounds one attempt.  ``sleep`` is for tests.
+    rest of its chain (PEM), as a proxy file does.  ``timeout_s`` bounds one attempt.  Messages of
+    more than ``pack_over`` bytes are sent compressed.  ``sleep`` is for tests.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Client:
         cert_file: str | None = None,
         policy: RetryPolicy | None = None,
         max_connections: int = 10,
+        pack_over: int | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._url = url
@@ -87,6 +90,7 @@ class Client:
         self._cert_file = cert_file
         self._policy = policy or RetryPolicy()
         self._max_connections = max_connections
+        self._pack_over = pack_over
         self._sleep = sleep
         self._http: AsyncHTTPClient | None = None
         self._headers = {"Content-Type": "application/json", "User-Agent": f"iceprod/{__version__}"}
@@ -154,11 +158,14 @@ class Client:
 
     async def _post(self, body: bytes, *, timeout_s: float | None = None) -> bytes:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        headers = self._headers
+        if self._pack_over is not None and len(body) > self._pack_over:
+            body, headers = pack(body), {**headers, "Content-Encoding": CODING}
         request = HTTPRequest(
             self._url,
             method="POST",
             body=body,
-            headers=self._headers,
+            headers=headers,
             request_timeout=timeout_s,
             connect_timeout=min(10.0, timeout_s),
             follow_redirects=False,

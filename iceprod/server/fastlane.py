@@ -20,6 +20,7 @@ from typing import Final
 from iceprod import ids
 from iceprod.model.principal import Principal
 from iceprod.rpc.dispatch import Dispatcher, Pending
+from iceprod.rpc.packing import unpack
 from iceprod.server.fastlane_connection import Arrived, Connection
 from iceprod.server.fastlane_request import FastLaneLimits, KnownHeads
 
@@ -184,14 +185,13 @@ class FastLane:
         """Hand ``item`` to the dispatcher."""
         self.requests += 1
         request_id = item.request_id or f"{self._boot}-{next(self._numbers):x}"
+        body = item.body
+        if item.coding:
+            body = unpack(body, item.coding, limit=self._dispatcher.limits.body_bytes)
         if item.certificate is not None and self._holder is not None:
             holder = self._holder(*item.certificate)
-            return self._dispatcher.begin(
-                item.body, remote=item.remote, otherwise=holder, request_id=request_id
-            )
-        return self._dispatcher.begin(
-            item.body, bearer=item.bearer, remote=item.remote, request_id=request_id
-        )
+            return self._dispatcher.begin(body, remote=item.remote, otherwise=holder, request_id=request_id)
+        return self._dispatcher.begin(body, bearer=item.bearer, remote=item.remote, request_id=request_id)
 
     def run(self, pending: Pending) -> asyncio.Task[bytes | None]:
         """A task for ``pending`` that lives on when its connection does not; see `ran`."""

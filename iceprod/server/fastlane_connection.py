@@ -25,12 +25,13 @@ _WRITE_AT_ONCE: Final = 64 * 1024
 class Arrived:
     """A request that was read completely; ``last`` ends the connection after its answer."""
 
-    __slots__ = ("bearer", "body", "certificate", "last", "remote", "request_id")
+    __slots__ = ("bearer", "body", "certificate", "coding", "last", "remote", "request_id")
 
     def __init__(self, head: Head, *, body: bytes, remote: str, request_id: str, last: bool) -> None:
         self.body = body
         self.bearer = head.bearer
         self.certificate = head.certificate
+        self.coding = head.coding
         self.remote = remote
         self.request_id = request_id
         self.last = last

@@ -28,7 +28,7 @@ _LONGEST_KNOWN: Final = 1024  # bytes each at most
 _SINGLE: Final = frozenset(
     {
         *(b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"expect"),
-        *(b"x-ssl-verify", b"x-ssl-subject-dn", b"x-ssl-issuer-dn"),
+        *(b"x-ssl-verify", b"x-ssl-subject-dn", b"x-ssl-issuer-dn", b"content-encoding"),
     }
 )
 _PLURAL: Final = {b"x-request-id", b"x-forwarded-for", b"x-real-ip", b"upgrade", b"origin", b"sec-fetch-site"}
@@ -76,14 +76,16 @@ class Head:
     ``fields`` holds the headers that matter by lower-case name once `check` was called,
     ``bearer`` the token of ``Authorization: Bearer``, or none for any other scheme, and
     ``certificate`` the subject and the issuer of the client certificate that a proxy in front
-    says it has verified, if it does and there is no token.
+    says it has verified, if it does and there is no token.  ``coding`` says how the body is
+    compressed, if it is.
     """
 
-    __slots__ = ("_limits", "bearer", "certificate", "fields", "raw_fields", "url")
+    __slots__ = ("_limits", "bearer", "certificate", "coding", "fields", "raw_fields", "url")
 
     def __init__(self, limits: FastLaneLimits) -> None:
         self.bearer: str | None = None
         self.certificate: tuple[str, str] | None = None
+        self.coding = ""
         self.url = b""
         self.raw_fields: list[tuple[bytes, bytes]] = []
         self.fields: dict[bytes, bytes] = {}
@@ -103,6 +105,8 @@ class Head:
         if self.fields.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise Refusal(HTTPStatus.EXPECTATION_FAILED, "only 100-continue can be expected")
         self.bearer = _bearer(self.fields.get(b"authorization", b""))
+        if b"content-encoding" in self.fields:
+            self.coding = self.fields[b"content-encoding"].decode("latin-1")
         if self.bearer is None and b"x-ssl-verify" in self.fields:
             self.certificate = _certificate(self.fields)
 

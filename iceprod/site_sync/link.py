@@ -22,6 +22,8 @@ FIRST_S: Final = 0.5
 LONGEST_S: Final = 60.0
 PATIENCE_S: Final = 30.0
 """How long an answer may take, beside the time for which the parent was asked to wait."""
+PACK_OVER: Final = 4096
+"""Messages of more bytes are sent compressed."""
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
@@ -126,6 +128,7 @@ class ParentLink:
             token=identity.token,
             ca_file=str(identity.authority) if identity.authority else None,
             cert_file=str(identity.certificate) if identity.certificate else None,
+            pack_over=PACK_OVER,
         )
 
     async def pause(self) -> None:

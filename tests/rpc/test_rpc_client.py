@@ -62,6 +62,27 @@ async def test_client_gives_the_result(dispatcher):
         assert await client.call("large", size=2_000_000) == "x" * 2_000_000
 
 
+async def test_client_sends_long_messages_compressed(dispatcher):
+    async with client_of(dispatcher, token="iu_alice", pack_over=200) as client:
+        assert await client.call("whoami") == {"id": "alice", "remote": "127.0.0.1"}
+        for value in ("e" * 500, "é" * 400, "e" * 500):
+            assert await client.call("echo", value=value) == value
+        assert await client.ask("echo", {"value": "e" * 300}, timeout_s=20.0) == "e" * 300
+
+
+async def test_client_asks_once(dispatcher):
+    pauses = Pauses()
+    client = Client("http://127.0.0.1:9/jsonrpc", sleep=pauses)
+    with pytest.raises(Unavailable):
+        await client.ask("task.get", {}, timeout_s=5.0)
+    client.close()
+    async with client_of(dispatcher, token="iu_alice") as known:
+        with pytest.raises(LeaseLost):
+            await known.ask("stale", {}, timeout_s=5.0)
+
+    assert pauses.seconds == []
+
+
 @pytest.mark.parametrize(
     ("method", "params", "kind"),
     [

@@ -27,6 +27,7 @@ from rpc_samples import (
 from iceprod.errors import StoreUnavailable
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher, Pending
+from iceprod.rpc.packing import pack
 from iceprod.server.fastlane import FastLane
 from iceprod.server.fastlane_request import FastLaneLimits, Head, KnownHeads
 
@@ -112,6 +113,23 @@ async def test_client_that_expects_continue_gets_it(lane):
     writer.write(ECHO)
     assert (await reader.read()).endswith(ECHOED)
     writer.close()
+
+
+async def test_a_compressed_message_is_read(lane):
+    packed, coded = pack(ECHO), b"Content-Encoding: gzip\r\n"
+    damaged = packed[:-9] + b"x" * 9
+
+    answer = await converse(
+        lane[1],
+        request(packed, coded) * 2 + request() + request(damaged, coded) + request(ECHO, coded + LAST),
+    )
+
+    assert statuses(answer) == [200] * 5
+    assert answer.count(ECHOED) == 3
+    assert answer.count(b"-32700") == 2
+    assert lane[0].held == 0
+    twice = await converse(lane[1], request(packed, coded * 2))
+    assert statuses(twice) == [400]
 
 
 async def test_http_1_0_gets_one_answer(lane):

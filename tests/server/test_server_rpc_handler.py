@@ -21,6 +21,7 @@ from rpc_samples import (
 )
 from tornado.web import Application
 
+from iceprod.rpc.packing import pack
 from iceprod.server import security
 from iceprod.server.handlers.rpc import RpcHandler
 
@@ -76,6 +77,13 @@ def test_handler_has_nothing_to_say_to_a_notification(http_client, base_url):
     response = yield post(http_client, base_url, NOTIFICATION, **BEARER)
 
     assert (response.code, response.body) == (204, b"")
+
+
+@pytest.mark.gen_test
+def test_handler_reads_a_compressed_message(http_client, base_url):
+    response = yield post(http_client, base_url, pack(ECHO), **BEARER, Content_Encoding="gzip")
+
+    assert (response.code, response.body) == (200, ECHOED)
 
 
 @pytest.mark.gen_test

@@ -17,6 +17,7 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 from iceprod.errors import NotAuthenticated
 from iceprod.model.principal import ANONYMOUS, Principal
 from iceprod.rpc.dispatch import Dispatcher, Pending
+from iceprod.rpc.packing import unpack
 from iceprod.server import security
 from iceprod.server.errors import phrase
 from iceprod.server.handlers.base import request_id_of
@@ -75,7 +76,7 @@ class RpcHandler(RequestHandler):
         principal = None if bearer is not None else await self._session()
         is_known = bearer is not None or principal is not None
         answer = self._dispatcher.begin(
-            bytes(self._body),
+            self._message(),
             bearer=bearer,
             principal=principal,
             otherwise=ANONYMOUS if is_known else await self._by_certificate(),
@@ -115,6 +116,10 @@ class RpcHandler(RequestHandler):
         kind = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind not in _JSON_TYPES:
             raise HTTPError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
+
+    def _message(self) -> bytes:
+        coding = self.request.headers.get("Content-Encoding", "")
+        return unpack(bytes(self._body), coding, limit=self._dispatcher.limits.body_bytes)
 
     def _bearer(self) -> str | None:
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
