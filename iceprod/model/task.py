@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
@@ -14,6 +15,10 @@ from iceprod.model.values import value
 
 MAX_JOBS = 1 << 28  # jobs of one dataset
 MAX_TASKS = 1 << 12  # tasks of one job
+
+# A number of up to nine digits in its one decimal spelling; nearly every call names a task.
+_INDEX = "(0|[1-9][0-9]{0,8})"
+_TASK_ID = re.compile(f"([^-]+)-{_INDEX}-{_INDEX}").fullmatch
 
 
 def task_id(dataset_id: str, job_index: int, task_index: int) -> str:
@@ -33,16 +38,13 @@ def parse_task_id(identifier: str) -> tuple[str, int, int]:
     Raises:
         NotFoundError: this can be no task's id.
     """
-    try:
-        dataset_id, job, task = identifier.split("-")
-    except ValueError:
-        raise NotFoundError("task", identifier) from None
-    if not dataset_id or not _is_index(job) or not _is_index(task):
+    found = _TASK_ID(identifier)
+    if found is None:
         raise NotFoundError("task", identifier)
-    places = int(job), int(task)
-    if places[0] >= MAX_JOBS or places[1] >= MAX_TASKS:
+    job_index, task_index = int(found[2]), int(found[3])
+    if job_index >= MAX_JOBS or task_index >= MAX_TASKS:
         raise NotFoundError("task", identifier)
-    return dataset_id, *places
+    return found[1], job_index, task_index
 
 
 def parse_job_id(identifier: str) -> tuple[str, int]:

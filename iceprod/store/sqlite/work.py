@@ -164,7 +164,7 @@ class Work(Changes):
         if after == WAITING:
             released.append((task.task_id, row.class_id))
         if before != after and (after in _COUNTED_BY_JOB or before in _COUNTED_BY_JOB):
-            if COMPLETE in (before, after):
+            if COMPLETE in (before, after) and state.dependents[key & TASK_MASK]:
                 found = self.settle(_dependents(key, state), now=now)
                 released += found[0]
                 held += found[1]
