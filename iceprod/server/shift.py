@@ -81,7 +81,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("register files", 60.0, lambda: services.files.catch_up(before=clock() - _ARRIVAL_S)),
         Duty("clean temp areas", settings.files.temp.every_s, services.temp_areas.clean),
         Duty("save how sites were seen", 15.0, lambda: services.hearing.peers.save(fence=duty.fence)),
-        Duty("renew certificates", 3600.0, services.federation.renewal.look),
+        Duty("renew certificates", 600.0, services.federation.renewal.look),
         Duty("take tasks back from revoked sites", 60.0, services.federation.registry.take_back),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),
         Duty("forget errands", 3600.0, lambda: store.errands.forget(clock() - _ERRANDS_S, _ERRANDS)),

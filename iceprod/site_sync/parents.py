@@ -133,9 +133,12 @@ class Parent:
         ]
         if self._means.ways.pull and self.peer.status is PeerStatus.JOINED:
             loops.append(self._again_and_again("taking", self._after_renewal(self.taking.step)))
-        async with asyncio.TaskGroup() as group:
-            for loop in loops:
-                group.create_task(loop)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for loop in loops:
+                    group.create_task(loop)
+        finally:
+            await self.sender.close()
 
     async def _greet(self) -> None:
         await greet(self.peer, self.link, self._means.store, version=self._means.ways.version)
@@ -212,13 +215,13 @@ class Parents:
 
     async def _follow(self) -> None:
         """Begin with parents that have joined, and end with those that have gone or are others now."""
-        wanted = {
-            peer.name: peer
-            for peer in await self.means.store.peers.all()
-            if peer.role is PeerRole.PARENT and peer.status is not PeerStatus.REVOKED
-        }
+        parents = [peer for peer in await self.means.store.peers.all() if peer.role is PeerRole.PARENT]
+        wanted = {peer.name: peer for peer in parents if peer.status is not PeerStatus.REVOKED}
         running = {name: parent.peer for name, (parent, _) in self._running.items()}
         await self._stop([name for name, peer in running.items() if _terms(wanted.get(name)) != _terms(peer)])
+        for peer in parents:
+            if peer.status is PeerStatus.REVOKED:
+                await self.means.settling.forsake(peer.name)
         for name, peer in wanted.items():
             if name not in self._running:
                 self._begin(peer)

@@ -45,6 +45,15 @@ class Settling:
         over = [errand for errand in errands if with_told or errand.task_id not in final]
         self.lost[parent] += await self._close(over, ErrandStatus.LOST)
 
+    async def forsake(self, parent: str) -> None:
+        """This site has left a parent: nothing is run for it any more, and nothing told to it."""
+        after = None
+        while errands := await self._store.errands.open(parent, after, _PART):
+            await self.lose(parent, [errand.lease_id for errand in errands], with_told=True)
+            after = errands[-1].task_id
+        while queued := await self._store.outbox.next(parent, 0, _PART):
+            await self._store.outbox.done(parent, [each.number for each in queued])
+
     async def _open(self, parent: str, lease_ids: Sequence[str]) -> list[Errand]:
         if not lease_ids:
             return []
