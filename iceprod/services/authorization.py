@@ -52,7 +52,7 @@ _TABLE: Final = """
     site.status             -          any   -     -      -     any
 
     site.authority          any        any   any   any    any   any
-    site.join               any        -     -     -      -     -
+    site.join               any        -     -     -      own   -
     site.hello              -          -     -     -      own   -
     site.renew_certificate  -          -     -     -      own   -
     site.leave              -          -     -     -      own   -

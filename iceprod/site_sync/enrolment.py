@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from iceprod.clock import Clock
-from iceprod.errors import AlreadyExists, ConflictError, InputError, NotAuthenticated, NotFoundError
+from iceprod.errors import (
+    AccessDenied,
+    AlreadyExists,
+    ConflictError,
+    InputError,
+    NotAuthenticated,
+    NotFoundError,
+)
 from iceprod.model import names
 from iceprod.model.federation import Peer, PeerRole, PeerStatus
 from iceprod.model.principal import Principal, PrincipalKind
@@ -122,6 +129,7 @@ class Enrolment:
         Raises:
             NotAuthenticated: the code is none that is good (any more).
             RateLimited: too many codes from this address were none.
+            AccessDenied: another site is known by the certificate that was shown.
             InputError: the request will not do; the code stays good.
             ConflictError: the sites have no version of the protocol in common; likewise.
         """
@@ -131,7 +139,7 @@ class Enrolment:
         token = await self._invitation(message.code)
         if token is not None:
             protocol = agreed(message.protocols)
-            await self._check_way(principal, message, remote)
+            await self._check_way(principal, token.subject, message, remote)
             if await self._use_up(token):
                 self._throttle.succeeded(network)
                 return await self._let_in(token.subject, message, protocol=protocol, remote=remote)
@@ -139,18 +147,28 @@ class Enrolment:
         await self._registry.audit("", "site.join", "", remote=remote, refused="no such invitation")
         raise NotAuthenticated("this invitation is unknown, was used or has expired: ask for another one")
 
-    async def _check_way(self, principal: Principal, message: Join, remote: str) -> None:
+    async def _check_way(self, principal: Principal, name: str, message: Join, remote: str) -> None:
         """Whether the site could be known by what it brings: asked before its code is used up."""
+        if principal.kind is PrincipalKind.SITE and principal.id != name:
+            raise AccessDenied(f"this invitation is not for {principal.id}")
         if message.certificate:
-            subject, _ = end_entity(message.certificate)
-            shown = principal.certificate
-            if not shown or names.parse_rfc4514(shown).text != subject:
-                raise InputError("the certificate was not shown in the connection, or has another subject")
+            await self._check_shown(principal, message.certificate)
         elif message.csr:
             requested_key(message.csr)
             await self._trusted()
         elif not (self._is_plain() and is_loopback(remote)):
             raise InputError("a site on another machine joins with a certificate, or a request for one")
+
+    async def _check_shown(self, principal: Principal, certificate: str) -> None:
+        """Whether who calls has shown this very certificate: it proves that the key is there."""
+        subject, issuer = end_entity(certificate)
+        if principal.certificate:
+            is_shown = names.parse_rfc4514(principal.certificate).text == subject
+        else:  # it speaks for the caller already, that joins anew
+            found = self._certificates.holder(subject, issuer)
+            is_shown = principal == (found if isinstance(found, Principal) else await found)
+        if not is_shown:
+            raise InputError("the certificate was not shown in the connection, or has another subject")
 
     async def _invitation(self, code: str) -> Token | None:
         """The invitation of that code, if it is one that is good."""

@@ -230,6 +230,25 @@ async def test_a_site_that_has_a_certificate_keeps_it(parent: Site) -> None:
 
     assert answer.certificate == ""
     assert await holder(parent, pem) == DESY
+    # Known by it already, it may join anew, and nobody else by its code.
+    again = message(await invited(parent, again=True), csr="", certificate=pem)
+    with pytest.raises(AccessDenied):
+        await join(parent, again, caller=Principal(PrincipalKind.SITE, "other"))
+    await join(parent, again, caller=DESY)
+    assert await holder(parent, pem) == DESY
+
+
+async def test_nobody_brings_the_certificate_of_others(parent: Site) -> None:
+    mine = (await joined(parent)).certificate
+    code = await invited(parent, "other")
+    for caller in (
+        ANONYMOUS,
+        replace(ANONYMOUS, certificate="CN=other"),
+        Principal(PrincipalKind.SITE, "other"),
+    ):
+        with pytest.raises(InputError, match="not shown"):
+            await join(parent, message(code, csr="", certificate=mine), caller=caller)
+    assert await holder(parent, mine) == DESY
 
 
 async def test_a_token_is_for_the_same_machine_alone(parent: Site) -> None:

@@ -123,7 +123,9 @@ async def site_authority(call: Call) -> Introduction:
     return introduction
 
 
-@METHODS.method("site.join", action="site.join", errors=(ConflictError, NotAuthenticated, RateLimited))
+@METHODS.method(
+    "site.join", action="site.join", errors=(AccessDenied, ConflictError, NotAuthenticated, RateLimited)
+)
 async def site_join(call: Call, *, message: Join) -> Joined:
     """Join this site by the code of an invitation, which is used up by it."""
     joined: Joined = await call.services.federation.enrolment.join(
