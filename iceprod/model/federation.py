@@ -11,6 +11,7 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final
 
+from iceprod.model.resources import Offer
 from iceprod.model.values import value
 
 HOLDER_PREFIX: Final = "site:"
@@ -73,7 +74,8 @@ class PeerState:
 
     ``waiting``, ``lag_s`` and ``dead`` are about the operations that a child has for its parent:
     how many wait, for how long the first of them has, and how many were refused.  ``failures``
-    counts the calls to a parent in a row that failed, the last one for ``reason``.
+    counts the calls to a parent in a row that failed, the last one for ``reason``.  ``wants`` are
+    the slots, and how many of each, for which a child waits for tasks just now.
     """
 
     role: PeerRole
@@ -84,6 +86,7 @@ class PeerState:
     dead: int = 0
     failures: int = 0
     reason: str = ""
+    wants: tuple[tuple[Offer, int], ...] = ()
 
 
 class ErrandStatus(StrEnum):

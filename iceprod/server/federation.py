@@ -47,6 +47,10 @@ from iceprod.store.base import Store
 logger = structlog.get_logger(__name__)
 
 
+_WAITING_S = 90.0
+"""For how long after a child was heard of it is believed that it waits: longer than any wait lasts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What it is made of."""
@@ -106,7 +110,7 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
         outbox=parts.errands.outbox,
         settling=Settling(parts.store, tasks=parts.tasks, clock=parts.clock),
         events=parts.events,
-        room=parts.grids.unclaimed,
+        room=lambda: parts.grids.unclaimed(parts.states.wanted(parts.clock() - _WAITING_S)),
         send_file=files.sending.send_file,
         ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -85,10 +85,10 @@ class GridController:
             return self._heard
         return [keeper.status() for keeper in self._keepers]
 
-    def unclaimed(self) -> Counter[Offer]:
-        """What could be begun with now, beyond all that waits here; known where `run` is."""
+    def unclaimed(self, elsewhere: Mapping[Offer, int]) -> Counter[Offer]:
+        """What could be begun with now, here and ``elsewhere``, beyond what waits; known where `run` is."""
         now = self._clock()
-        return unclaimed(self._demand(), self._pilots(), self._views(now), now=now)
+        return unclaimed(self._demand(), self._pilots(), self._views(now), elsewhere=elsewhere, now=now)
 
     def cared_for_elsewhere(self, statuses: list[GridStatus]) -> None:
         """Another process takes care of the grids, which are so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from iceprod.model.federation import PeerRole, PeerState
+from iceprod.model.resources import Offer
 from iceprod.services.bulletin import Draft
 from iceprod.store.base import ValueRepository
 
@@ -41,6 +43,14 @@ class PeerStates:
         self._states[role, name] = PeerState(role, name)
         self._untold.add((role, name))
         self._is_saved = False
+
+    def wanted(self, since: float) -> Counter[Offer]:
+        """The slots for which children wait for tasks, if they were heard of since that instant."""
+        found: Counter[Offer] = Counter()
+        for state in self._states.values():
+            if state.role is PeerRole.CHILD and state.contact_at >= since:
+                found.update(dict(state.wants))
+        return found
 
     async def tell(self) -> None:
         """Tell other processes what is different; a duty."""

@@ -100,10 +100,16 @@ def plan(
 
 
 def unclaimed(
-    demand: Iterable[Demand], pilots: Sequence[Pilot], grids: Sequence[GridView], *, now: float
+    demand: Iterable[Demand],
+    pilots: Sequence[Pilot],
+    grids: Sequence[GridView],
+    *,
+    elsewhere: Mapping[Offer, int],
+    now: float,
 ) -> Counter[Offer]:
-    """The room for which nothing waits here: in pilots, and on grids that take more of them."""
+    """The room for which nothing waits: in pilots, on grids that take more of them, and ``elsewhere``."""
     rooms = _Slots(pilots, now=now).rooms
+    rooms.update(elsewhere)
     for grid in (_GridRoom(view, pilots) for view in grids):
         if grid.is_open:
             rooms[grid.slot] += grid.places if grid.free is None else 1

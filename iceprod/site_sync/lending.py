@@ -112,12 +112,16 @@ class Lending:
         """
         check(principal, "site.pull")
         peer = await self._registry.child(principal)
-        self._registry.touch(peer.name)
         rooms = [Room(_offer(shape, peer.name), shape.tasks) for shape in message.shapes]
         if rooms:
             offers = tuple(room.offer for room in rooms)
             self._slots.set_site(SiteSlots(peer.name, offers, self._clock()))
-        lent = await self._lent(await self._wait_for_work(principal, rooms, message.wait_s))
+        self._registry.touch(peer.name, wants=tuple((room.offer, room.tasks) for room in rooms))
+        try:
+            claimed = await self._wait_for_work(principal, rooms, message.wait_s)
+        finally:
+            self._registry.touch(peer.name, wants=())
+        lent = await self._lent(claimed)
         return Pulled(lent, peer.lease_s, 0.0 if lent or message.wait_s else _ASK_AGAIN_S)
 
     async def renew(self, principal: Principal, message: Renew) -> Renewed:

@@ -29,37 +29,40 @@ class Letters:
     async def retry(self, principal: Principal, numbers: Sequence[int]) -> int:
         """Queue letters again, behind all that waits; how many there were."""
         check(principal, "site.retry")
-        known = await self._peers(numbers)
-        done = [number for number, peer in known.items() if await self._outbox.revive(number, peer=peer)]
+        known = await self._letters(numbers)
+        done = [
+            number
+            for number, letter in known.items()
+            if await self._outbox.revive(number, peer=letter.operation.peer)
+        ]
         await self._note(principal, "site.retry", known, done)
         return len(done)
 
     async def discard(self, principal: Principal, numbers: Sequence[int]) -> int:
-        """Drop letters: the parent is never told; how many there were."""
+        """Drop letters: the parent is never told, and takes back what they ended; how many there were."""
         check(principal, "site.discard")
-        known = await self._peers(numbers)
-        done = [number for number in known if await self._store.outbox.discard(number)]
+        known, now = await self._letters(numbers), self._clock()
+        done = [number for number, letter in known.items() if await self._outbox.discard(letter, now=now)]
         await self._note(principal, "site.discard", known, done)
         return len(done)
 
-    async def _peers(self, numbers: Sequence[int]) -> dict[int, str]:
-        """For whom letters are, by number; those that there are not are left out."""
-        wanted, cursor, found = set(numbers), None, dict[int, str]()
+    async def _letters(self, numbers: Sequence[int]) -> dict[int, DeadLetter]:
+        """Letters by number; those that there are not are left out."""
+        wanted, cursor, found = set(numbers), None, dict[int, DeadLetter]()
         while wanted:
             part = await self._store.outbox.dead(None, Page(MAX_PAGE, cursor))
-            found |= {
-                letter.number: letter.operation.peer for letter in part.items if letter.number in wanted
-            }
+            found |= {letter.number: letter for letter in part.items if letter.number in wanted}
             cursor = part.next
             if cursor is None or len(found) == len(wanted):
                 break
         return found
 
     async def _note(
-        self, principal: Principal, action: str, known: dict[int, str], done: Sequence[int]
+        self, principal: Principal, action: str, known: dict[int, DeadLetter], done: Sequence[int]
     ) -> None:
-        for peer in sorted({known[number] for number in done}):
-            numbers = [number for number in done if known[number] == peer]
+        peers = {number: known[number].operation.peer for number in done}
+        for peer in sorted(set(peers.values())):
+            numbers = [number for number in done if peers[number] == peer]
             await self._store.audit.add(
                 AuditEntry(
                     at=self._clock(),

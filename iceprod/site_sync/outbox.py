@@ -5,7 +5,7 @@ An operation stays queued until the parent has answered to it (`iceprod.site_syn
 
 from __future__ import annotations
 
-from iceprod.model.federation import Operation
+from iceprod.model.federation import ENDINGS, DeadLetter, ErrandStatus, Operation
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.store.base import Store
 
@@ -36,3 +36,16 @@ class Outbox:
         if is_queued:
             self.wake(peer)
         return is_queued
+
+    async def discard(self, letter: DeadLetter, *, now: float) -> bool:
+        """Drop a dead letter: the parent is never told; False if there is none of that number.
+
+        If it would have told how an errand ended, that is over: its lease is renewed no
+        more, and the parent may give the task to somebody else.
+        """
+        told = letter.operation
+        if told.kind in ENDINGS:
+            errands = await self._store.errands.of_leases(told.peer, [told.lease_id])
+            task_ids = [errand.task_id for errand in errands.values()]
+            await self._store.errands.end(task_ids, ErrandStatus.LOST, now=now)
+        return await self._store.outbox.discard(letter.number)

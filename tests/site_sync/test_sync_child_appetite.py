@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sync_harness import Pair, open_pair, peer_of
 
 from iceprod.grids.base import GridDescription
+from iceprod.model.federation import PeerRole
 from iceprod.model.pilot import Pilot, PilotStatus
+from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Offer, Requirements, Resources
 from iceprod.services.provisioning import GridLimits, GridView, unclaimed
 from iceprod.services.scheduling import Demand
 from iceprod.site_sync.appetite import MOST_SHAPES, appetite, covers, offer_of, shape_of
-from iceprod.site_sync.messages import Shape
+from iceprod.site_sync.messages import Pull, Shape
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """A parent and its child."""
+    async with open_pair(tmp_path) as made:
+        yield made
 
 
 def room(cpu: float, gpu: float = 0, memory: float = 8.0, disk: float = 16.0, **more: str) -> Offer:
@@ -88,7 +103,27 @@ def test_room_is_what_pilots_and_grids_have_left_of_what_waits() -> None:
     batch = GridView(GridDescription("b", "slurm", room(4), free=None, jobs=0), GridLimits(10, 3))
     waits = [Demand(Requirements(Resources(cpu=1, memory=1.0, disk=1.0, time_h=1.0)), 5)]
     pilots = [pilot(4, claimed=3), pilot(8, status=PilotStatus.DRAINING)]
-    left = unclaimed([], pilots, [batch], now=0.0)
+    left = unclaimed([], pilots, [batch], elsewhere={}, now=0.0)
     assert sorted((offer.resources.cpu, count) for offer, count in left.items()) == [(1, 1), (4, 3)]
-    left = unclaimed(waits, pilots, [batch], now=0.0)
-    assert sum(offer.resources.cpu * count for offer, count in left.items()) == 13 - 5
+    left = unclaimed(waits, pilots, [batch], elsewhere={room(2): 2}, now=0.0)
+    assert sum(offer.resources.cpu * count for offer, count in left.items()) == 13 + 4 - 5
+
+
+async def test_a_site_asks_for_what_its_own_children_wait_for(pair: Pair) -> None:
+    """What a child waits for is asked of the parent, and no more of it than does not wait here already."""
+    south = pair.south.services.federation
+    await pair.south.store.peers.put(peer_of(PeerRole.CHILD, "desk"))
+    asking = asyncio.create_task(
+        south.lending.pull(
+            Principal(PrincipalKind.SITE, "desk"),
+            Pull([Shape(cpu=1, memory=8, disk=16, time=24, tasks=3)], wait_s=60.0),
+        )
+    )
+    async with asyncio.timeout(5):
+        while not (wanted := south.parents.means.room()):
+            await asyncio.sleep(0)
+    assert list(wanted.values()) == [3]
+    asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
+    assert not south.parents.means.room()
