@@ -95,9 +95,7 @@ class FileSending:
         if errand is None or errand.status is ErrandStatus.LOST:
             return Sent(Result.LOST, "its errand is over")
         try:
-            sent = await self._send(told, errand)
-        except _REFUSALS as exc:
-            sent = Sent(Result.REFUSED, exc.message)
+            sent = await self._judged(told, errand)
         except Unavailable as exc:
             sent = await self._failed(told, exc)
         self._pauses.pop(told.peer, None)
@@ -105,6 +103,28 @@ class FileSending:
         if sent.result is Result.REFUSED:
             return replace(sent, instead=instead_of(told, errand, sent.reason))
         return sent
+
+    async def _judged(self, told: Operation, errand: Errand) -> Sent:
+        try:
+            return await self._send(told, errand)
+        except _REFUSALS as exc:
+            is_over = await self._is_over(told, errand)
+            return Sent(Result.LOST if is_over else Result.REFUSED, exc.message)
+
+    async def _is_over(self, told: Operation, errand: Errand) -> bool:
+        """Whether the parent refuses whatever is done with this file, since the lease is over.
+
+        Raises:
+            Unavailable: it does not say.
+        """
+        location, access = await self._doorway.way(errand, _spot(told))
+        try:
+            await self._doorway.mover.stat(location, access)
+        except ConflictError:
+            return True
+        except _REFUSALS:
+            pass
+        return False
 
     async def _failed(self, told: Operation, exc: Unavailable) -> Sent:
         """Have tried again what may go well later; give up what the parent has found wrong too often."""
@@ -120,7 +140,7 @@ class FileSending:
         raise exc
 
     async def _send(self, told: Operation, errand: Errand) -> Sent:
-        spot = Spot(str(told.body["area"]), str(told.body["path"]))
+        spot = _spot(told)
         names = spot.names_here(errand)
         try:
             opened = await self._files.run(lambda: self._files.tree.read(names))
@@ -190,6 +210,10 @@ class FileSending:
             if numbers:
                 await self._store.outbox.done(errand.parent, numbers)
             after = page[-1].number
+
+
+def _spot(told: Operation) -> Spot:
+    return Spot(str(told.body["area"]), str(told.body["path"]))
 
 
 def _is_of(told: Operation, errand: Errand, spot: Spot) -> bool:

@@ -463,6 +463,20 @@ async def test_the_parents_word_that_a_lease_is_over_reaches_the_task(pair: Chai
     assert (answer.code, decoded(answer)["error"]["code"]) == (409, "lease_lost")
 
 
+async def test_nobody_complains_of_files_of_a_lease_that_is_over(pair: Chain):
+    dataset = await pair.lend(task("gen"))
+    running = await pair.running()
+    await running.put(f"{running.job_area}/hits", BIG)
+    await running.finish()
+    await pair.top.site.services.tasks.change_all(TaskEvent.SUSPENDED, [f"{dataset.dataset_id}-0-0"])
+
+    await pair.tell()
+
+    assert await reasons(pair) == []
+    assert (await pair.last.site.store.outbox.backlog("top")).waiting == 0
+    assert (await pair.last.site.store.errands.counts("top"))[ErrandStatus.LOST] == 1
+
+
 # Three sites
 
 
