@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from iceprod.errors import IceProdError
 from iceprod.model.federation import ErrandStatus, site_of
 from iceprod.model.lifecycle import JobStatus
 from iceprod.model.paging import Page
 from iceprod.model.task import Attempt, Outcome
-from iceprod.store.base import Store
+from iceprod.store.base import AuditEntry, Store
 from tests import aftermath, havoc
 from tests.servers import until
-from tests.site_tree import PARENTS, Tree
+from tests.site_tree import LENDERS, PARENTS, Tree
 
 STALL_S = 90.0
 """For how long nothing may be done once nothing is wrong any more."""
@@ -60,6 +59,7 @@ class Work:
     jobs: int
     watch: Watch
     began: float
+    submitted_at: float
 
     @property
     def tasks(self) -> int:
@@ -85,7 +85,7 @@ def submit(tree: Tree, name: str, *, jobs: int) -> Work:
     script.chmod(0o755)
     config = havoc.configuration(script, runs)
     dataset_id = tree.top.call("dataset.submit", config=config, njobs=jobs, description=name)["dataset_id"]
-    return Work(tree, dataset_id, runs, jobs, Watch(tree, dataset_id), time.monotonic())
+    return Work(tree, dataset_id, runs, jobs, Watch(tree, dataset_id), time.monotonic(), time.time())
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def check(work: Work) -> str:
     assert not work.watch.falls, f"tasks went back from complete: {work.watch.falls}"
     for site in tree.sites.values():
         with site.opened() as (runner, store):
-            runner.run(_check_store(store, site.label))
+            runner.run(_check_store(store, site.label, since=work.submitted_at))
     with tree.top.opened() as (runner, store):
         attempts = runner.run(_check_tasks(store, work))
     counts = {task_id: len(found) for task_id, found in attempts.items()}
@@ -179,7 +179,8 @@ def check(work: Work) -> str:
     ended = Counter(f"{_where(one)} {one.outcome}" for found in attempts.values() for one in found)
     return (
         f"{len(attempts)} tasks complete once each in {sum(seen.values())} runs {ran}"
-        f" and {sum(counts.values())} attempts {dict(sorted(ended.items()))}"
+        f" and {sum(counts.values())} attempts {dict(sorted(ended.items()))};"
+        f" reports of lost leases {dropped(work)}"
     )
 
 
@@ -187,12 +188,12 @@ def _where(attempt: Attempt) -> str:
     return site_of(attempt.pilot_id) or "own"
 
 
-async def _check_store(store: Store, label: str) -> None:
-    """Nothing is left to tell, nothing was refused, and counters are as a recount."""
+async def _check_store(store: Store, label: str, *, since: float) -> None:
+    """Nothing was refused, and counters are as a recount."""
     assert await store.check() == [], label
     for dataset in await havoc.every_dataset(store):
         assert await store.datasets.recount(dataset.dataset_id) == [], f"a counter had drifted at {label}"
-    dead = (await store.outbox.dead(None, Page(100))).items
+    dead = [letter for letter in (await store.outbox.dead(None, Page(100))).items if letter.at >= since]
     assert not dead, f"dead letters of {label}: {dead}"
 
 
@@ -213,8 +214,18 @@ async def _check_tasks(store: Store, work: Work) -> dict[str, list[Attempt]]:
     return found
 
 
-def audit(tree: Tree, label: str, action: str) -> list[Any]:
+def audit(tree: Tree, label: str, action: str, *, since: float = 0.0) -> list[AuditEntry]:
     """Entries of a site's audit trail of one kind, newest first."""
     with tree.sites[label].opened() as (runner, store):
         entries = runner.run(store.audit.select(None, Page(500))).items
-    return [entry for entry in entries if entry.action == action]
+    return [entry for entry in entries if entry.action == action and entry.at >= since]
+
+
+def dropped(work: Work) -> dict[str, int]:
+    """How many reports came too late, by who took note of that; none but late ones may be turned down."""
+    found: Counter[str] = Counter()
+    for label in LENDERS:
+        for entry in audit(work.tree, label, "site.report", since=work.submitted_at):
+            assert entry.detail["refused"] == entry.detail["leases_of_others"] == 0, entry
+            found[label] += int(str(entry.detail["lost"]))
+    return dict(found)
