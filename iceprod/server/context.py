@@ -118,3 +118,9 @@ class ProcessContext:
     supervisor: Supervisor
     metrics: Metrics
     live: LiveProgress
+
+    def end_polls(self) -> None:
+        """Answer all who wait for something to happen, and let nobody wait any more."""
+        self.live.close()
+        self.services.waiters.close()
+        self.services.federation.lending.close()

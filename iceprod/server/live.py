@@ -108,6 +108,10 @@ class LiveProgress:
     def close(self) -> None:
         """Tell every viewer that nothing more will come: the server stops."""
         self.is_closed = True
+        self.send_away()
+
+    def send_away(self) -> None:
+        """End what everybody watches now; who comes again may stay."""
         for channel in self._channels.values():
             for viewer in channel.viewers:
                 viewer.close()

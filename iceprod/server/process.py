@@ -181,7 +181,7 @@ class Server:
         addresses.rpc_url = settings.rpc_url.rstrip("/") or addresses.url
         lane = await self._open_lane(context) if "rpc" in self.sockets else None
         ports = (http, self._open_direct(application)) if "tls" in self.sockets else (http,)
-        doors = Doors(context, application, ports, lane)
+        doors = Doors(context.live.send_away, context.end_polls, application, ports, lane)
         self._stack.push_async_callback(lambda: doors.close(self._leave))
 
     def _open_direct(self, application: Application) -> DirectPort:

@@ -62,9 +62,7 @@ class TinyServer:
         self.given = given
         urls = [f"http://127.0.0.1:{sockets.port_of(given[name])}" for name in ("http", "rpc")]
         self.reached = Reached(*urls)
-        nothing = SimpleNamespace(close=lambda: None)
-        context = SimpleNamespace(live=nothing, services=SimpleNamespace(waiters=nothing))
-        self.doors = Doors(context, SimpleNamespace(drained=no_requests), (), self.lane)
+        self.doors = Doors(nobody, nobody, SimpleNamespace(drained=no_requests), (), self.lane)
         self.leave: Leave | None = None
 
     async def start(self) -> None:
@@ -75,6 +73,10 @@ class TinyServer:
         if self.leave is None:
             self.leave = leave or Leave()
             await self.doors.close(self.leave)
+
+
+def nobody() -> None:
+    """No page is live, and nobody waits."""
 
 
 async def no_requests(_timeout_s: float) -> None:

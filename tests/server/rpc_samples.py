@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -147,7 +148,8 @@ async def converse(port: int, data: bytes) -> bytes:
             return await reader.read()
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):  # all has been read; the server may have closed in any way
+            await writer.wait_closed()
 
 
 async def until(condition: Callable[[], bool]) -> None:

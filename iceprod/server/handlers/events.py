@@ -17,7 +17,7 @@ _SLOWEST_S: Final = 30.0
 # A page connects again by itself, and its right to look is checked again then.
 _LONGEST_S: Final = 1800.0
 _RETRY_MS: Final = 2000
-# After the farewell of a process whose siblings are there already.
+# After the farewell of a process that leaves: others are there, or it takes them once more.
 _SOON_MS: Final = 250
 
 
@@ -42,7 +42,7 @@ class EventsHandler(BaseHandler):
             try:
                 self.write(f"retry: {_RETRY_MS}\n\n")
                 await self._send(viewer)
-                if self.context.live.is_closed:
+                if viewer.is_closed:
                     self.write(f"retry: {_SOON_MS}\n\n")
             except StreamClosedError:
                 return

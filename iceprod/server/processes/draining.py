@@ -8,6 +8,7 @@ its way.  Such connections are kept for a while; each answer says that it was th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,6 @@ from iceprod.server.processes.leaving import Leave
 
 if TYPE_CHECKING:
     from iceprod.server.app import Application
-    from iceprod.server.context import ProcessContext
     from iceprod.server.fastlane import FastLane
 
 
@@ -62,9 +62,14 @@ _TURNS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What lets clients in, and who looks after them."""
+    """What lets clients in, and who looks after them.
 
-    context: ProcessContext
+    ``send_viewers_away`` ends live pages, which may come again; ``end_polls`` ends all that waits
+    for something to happen, for good.
+    """
+
+    send_viewers_away: Callable[[], None]
+    end_polls: Callable[[], None]
     application: Application
     ports: tuple[GeneralPort, ...]
     lane: FastLane | None
@@ -77,21 +82,18 @@ class Doors:
         if self.lane is not None:
             self.lane.is_draining = True
         if not leave.keeps_polls:
-            self._end_polls()
+            self.end_polls()
         waited_for: set[object] = set()
         if leave.accepts:
+            # They would watch for ever, and hold the process up; here they may come again at once.
+            self.send_viewers_away()
             waited_for = self._clients()
             await self._gone(waited_for, leave.linger_s)
         await self._stop_accepting()
-        self._end_polls()
+        self.end_polls()
         # Also who has only just connected has not asked yet.
         await self._gone(self._clients() - waited_for, leave.linger_s)
         await self._finish(leave.finish_s)
-
-    def _end_polls(self) -> None:
-        self.context.live.close()
-        self.context.services.waiters.close()
-        self.context.services.federation.lending.close()
 
     async def _stop_accepting(self) -> None:
         for port in self.ports:

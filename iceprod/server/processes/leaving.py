@@ -12,8 +12,8 @@ class Leave:
 
     Idle connections are kept for ``linger_s`` at most, what is being answered then has
     ``finish_s``.  With ``accepts`` new clients are let in as long as old ones linger, because
-    nobody else would; with ``keeps_polls`` long polls and live pages are not ended before,
-    because they would come back at once.
+    nobody else would; with ``keeps_polls`` long polls are not ended before, because they would
+    come back at once.
     """
 
     linger_s: float = 0.0
