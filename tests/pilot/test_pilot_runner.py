@@ -30,7 +30,7 @@ def run(tmp_path, keeper):
     """Runs the modules of one task, and gives its result."""
     with ThreadPoolExecutor(2) as transfers:
 
-        async def go(*modules, task=None, tray=None, steering=None, confirm=_holds, **given):
+        async def go(*modules, task=None, tray=None, steering=None, confirm=_holds, stands_for=None, **given):
             document = {
                 "version": 3,
                 "steering": {"parameters": steering or {}},
@@ -39,7 +39,11 @@ def run(tmp_path, keeper):
                 ],
             }
             assignment = Assignment(
-                **LEASE, task_index=0, jobs_submitted=10, resources=Resources(gpu=1, disk=1)
+                **LEASE,
+                task_index=0,
+                jobs_submitted=10,
+                resources=Resources(gpu=1, disk=1),
+                stands_for=stands_for,
             )
             around = Surroundings(
                 sandbox=Sandbox(tmp_path / "box"),
@@ -75,6 +79,24 @@ async def test_iterations_and_scopes_reach_the_arguments(run):
     result = await run(module, tray={"iterations": 3}, steering={"geometry": "IC86"})
     assert result.failure is None
     assert out(result) == "IC86/0 of 0007\nIC86/1 of 0007\nIC86/2 of 0007\n"
+
+
+async def test_a_task_of_another_site_runs_as_it_is_called_there(run):
+    wire = {
+        "dataset_id": "there",
+        "dataset": 20042,
+        "task_id": "there-9-0",
+        "job": 9,
+        "task_index": 0,
+        "name": "gen",
+        "jobs_submitted": 500,
+    }
+    given = Assignment.from_wire({**LEASE, "task_index": 0, "stands_for": wire})
+    assert given.lease == {name: LEASE[name] for name in ("task_id", "lease_id")}
+    assert Assignment.from_wire({**LEASE, "task_index": 0, "stands_for": None}).stands_for is None
+    names = "$(dataset_id) $(dataset) $(task_id) $(job) $(jobs_submitted)"
+    result = await run(sh('echo "$1"', names), stands_for=given.stands_for)
+    assert out(result) == "there 20042 there-9-0 9 500\n"
 
 
 async def test_arguments_are_never_seen_by_a_shell(run):
