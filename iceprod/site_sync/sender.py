@@ -1,4 +1,4 @@
-"""Telling one parent what is in the outbox: in order, one message at a time.
+"""Telling one parent what is in the outbox: in order, one message at a time, and files beside it.
 
 An operation stays in the outbox until its outcome was followed here, so that a message may
 be cut off anywhere and is sent again.  One that the parent can't take is found by halving the
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +20,7 @@ from iceprod.clock import Clock
 from iceprod.errors import InputError, TooLarge
 from iceprod.model.federation import ENDINGS, Operation, OperationKind, Queued
 from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.file_queue import FileQueue
 from iceprod.site_sync.file_sending import Result as FileResult
 from iceprod.site_sync.file_sending import Sent
 from iceprod.site_sync.logs import LogTexts
@@ -73,6 +73,7 @@ class Sender:
         self._outbox = outbox
         self._settling = settling
         self._send_file = send_file
+        self._files = FileQueue(self._file)
         self._filled = filled
         self._clock = clock
         self._logs = LogTexts(store)
@@ -80,17 +81,19 @@ class Sender:
         self.results: Counter[tuple[OperationKind, str]] = Counter()
 
     async def step(self) -> None:
-        """Send one message, or one file; if nothing is queued, wait for something."""
+        """Send a message, and go on with files; if there is nothing to do, wait for something."""
         self._filled.clear()
         queued = await self._store.outbox.next(self._parent, 0, _PAGE)
-        if not queued:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._filled.wait()
-        elif queued[0].operation.kind is OperationKind.FILE:
-            await self._file(queued[0])
+        free = self._files.go_on(queued)
+        if free:
+            await self._message(free)
         else:
-            await self._message(queued)
+            await self._files.wait(self._filled, at_most_s=LOOK_S)
+        self._files.check()
+
+    async def close(self) -> None:
+        """Break off files that are under way."""
+        await self._files.close()
 
     async def _message(self, queued: Sequence[Queued]) -> None:
         told, gone = await self._next(queued)
@@ -112,8 +115,6 @@ class Sender:
         gone: list[int] = []
         room = MOST_BYTES
         for one in queued[: self._most]:
-            if one.operation.kind is OperationKind.FILE:
-                break
             stated = await self._stated(one)
             if stated is None:
                 gone.append(one.number)
