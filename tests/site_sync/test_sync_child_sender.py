@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import zlib
@@ -22,7 +23,9 @@ from iceprod.model.principal import Principal
 from iceprod.model.task import Task
 from iceprod.site_sync.errands import operation
 from iceprod.site_sync.file_sending import Result, Sent
+from iceprod.site_sync.keeping import GRACE_S
 from iceprod.site_sync.logs import MOST_PACKED, shortened
+from iceprod.site_sync.sender import SendFile
 
 
 @pytest.fixture
@@ -221,7 +224,7 @@ class Files:
         return Sent(self.result, "no room", instead)
 
 
-async def stored(pair: Pair, files: Files) -> Task:
+async def stored(pair: Pair, files: SendFile) -> Task:
     """A task that has stored a file and is complete; files are sent by ``files``."""
     pilot, (held, *_) = await running(pair)
     pair.parent = make_parent(pair.south, pair.wire, pair.room, send_file=files)
@@ -234,12 +237,17 @@ async def stored(pair: Pair, files: Files) -> Task:
 
 
 async def test_a_file_is_sent_before_what_is_told_behind_it(pair: Pair) -> None:
-    files = Files(Result.APPLIED)
-    await stored(pair, files)
+    gate = asyncio.Event()
+
+    async def slowly(told: Operation) -> Sent:
+        await gate.wait()
+        assert reports(pair) == [["started"]]
+        return Sent(Result.APPLIED)
+
+    await stored(pair, slowly)
     await pair.parent.sender.step()
-    assert (reports(pair), files.sent) == ([["started"]], [])
-    await pair.parent.sender.step()
-    assert (reports(pair), files.sent) == ([["started"]], ["out.i3"])
+    assert reports(pair) == [["started"]]
+    gate.set()
     await pair.tell()
     assert reports(pair) == [["started"], ["finished"]]
 
@@ -274,3 +282,21 @@ async def test_what_waits_is_told_with_every_message(pair: Pair) -> None:
     (message,) = [message for method, message in pair.wire.said if method == "site.report"]
     assert (message["waiting"], message["lag_s"]) == (1, 90.0)
     assert [each["age_s"] for each in message["operations"]] == [90.0, 90.0]
+
+
+@pytest.mark.expects_logs
+async def test_who_discards_how_a_task_ended_lets_the_parent_have_it_back(pair: Pair) -> None:
+    pilot, tasks = await running(pair)
+    await pair.south.finish(pilot, tasks[0])
+    poison = (await pair.south.store.outbox.next("north", 0, 10))[0].operation.operation_id
+    pair.parent = make_parent(pair.south, Fussy(pair, poison=poison), pair.room)
+    await pair.tell()
+    (letter,) = (await pair.south.store.outbox.dead("north", Page(10))).items
+    pair.north.advance(GRACE_S + 1)
+    await pair.renew()
+    dataset_id = letter.operation.task_id.partition("-")[0]
+    dataset = await pair.north.dataset(dataset_id)
+    assert set(await pair.north.statuses(dataset)) == {TaskStatus.PROCESSING}  # it may be told still
+    assert await pair.south.services.federation.outbox.discard(letter, now=1.0)
+    await pair.renew()
+    assert sorted(await pair.north.statuses(dataset)) == ["processing", "processing", "waiting"]
