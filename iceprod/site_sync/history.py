@@ -90,23 +90,23 @@ class SiteHistory:
         ended = await self._ended(watched)
         for peer in peers:
             key = f"{peer.role}/{peer.name}"
-            gained = _gained(before.ended.get(key, {}), ended.get(key, {})) if before else (0, 0)
+            gained = _gained(before.ended.get(key, {}) if before else {}, ended.get(key, {}))
             await self._add(peer, key, gained, fence=fence)
         kept = _Sums(newest, active, _of(ended, set(active)))
         await self._store.values.put(_SUMS, msgspec.json.encode(kept).decode(), fence=fence)
 
     async def _newer(self, number: int | None) -> tuple[int, list[str]]:
-        """The number of the newest dataset, and the ids of those after ``number``; none for None."""
+        """The number of the newest dataset, and the ids of those after ``number``; for None of some."""
         newest, found, cursor = number or 0, list[str](), None
         while True:
             part = await self._store.datasets.select(DatasetFilter(), Page(_NEW, cursor))
             for dataset in part.items:
                 newest = max(newest, dataset.number)
-                if number is None or dataset.number <= number:
+                if number is not None and dataset.number <= number:
                     return newest, found
                 found.append(dataset.dataset_id)
             cursor = part.next
-            if cursor is None:
+            if cursor is None or number is None:
                 return newest, found
 
     async def _ended(self, dataset_ids: Iterable[str]) -> Ended:

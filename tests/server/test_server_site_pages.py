@@ -135,9 +135,13 @@ async def test_a_site_shows_its_course(web):
     html = await (await web.signed_in("alice")).text("/sites/child/south")
 
     assert lint(html) == []
-    assert "Tasks finished per minute: 2 now, at most 3 in the last 1\u202fd" in html
-    assert "Tasks held: 3 now, at most 8 in the last 1\u202fd" in html
+    assert "Tasks finished per minute: 2 now, at most 3 in the last 1\u202fh" in html
+    assert "Tasks held: 3 now, at most 8 in the last 1\u202fh" in html
     assert "<dt>Done since it joined</dt><dd>5</dd>" in html
+    web.site.advance(86400)
+    await history.sample()
+    later = await (await web.signed_in("bob")).text("/sites/child/south")
+    assert "Tasks held: 3 now, at most 8 in the last 1\u202fd" in later
     assert "&lt;b&gt;ours&lt;/b&gt;" in html
     assert "Dead letters</h2>" not in html
 
@@ -164,6 +168,32 @@ async def test_the_course_counts_what_ended_with_its_dataset_and_survives_a_rest
         (0, 0, 0),
     ]
     assert (course.done, course.failed) == (2, 1)
+
+
+async def test_the_course_begins_with_what_ended_before_its_first_point(web):
+    await web.site.store.peers.put(SOUTH)
+    dataset = await web.site.submit()
+    (one,) = await lend(web, dataset, 1)
+    await end(web, one)
+
+    await web.site.services.sites.history.sample()
+    await web.site.services.sites.history.sample()
+
+    course = await web.site.services.sites.history.course(PeerRole.CHILD, "south")
+    assert [point.done for point in course.points] == [1, 0]
+
+
+async def test_what_comes_and_ends_between_two_points_is_counted(web):
+    await web.site.store.peers.put(SOUTH)
+    await web.site.services.sites.history.sample()
+    for _ in range(3):
+        (one,) = await lend(web, await web.site.submit(), 1)
+        await end(web, one)
+
+    await web.site.services.sites.history.sample()
+
+    course = await web.site.services.sites.history.course(PeerRole.CHILD, "south")
+    assert [point.done for point in course.points] == [0, 3]
 
 
 async def test_dead_letters_are_sent_again_or_dropped_by_administrators(web):

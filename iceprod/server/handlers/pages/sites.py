@@ -19,7 +19,7 @@ from iceprod.site_sync.alerts import Alert
 from iceprod.site_sync.history import Course, rates
 from iceprod.site_sync.overview import Standing
 
-_SPAN_S: Final = 86400.0
+_SPANS_S: Final = (3600.0, 6 * 3600.0, 86400.0)
 _MOST_LETTERS: Final = 50
 _LONGEST_BODY: Final = 2000
 
@@ -155,8 +155,10 @@ def _may(page: PageHandler, action: str) -> bool:
 
 
 def _plots(course: Course, *, now: float) -> tuple[Plot, ...]:
-    """What went on in the last day."""
+    """What went on in the last hour, or in the last day if so much is known."""
     points = course.points
+    age_s = now - points[0].at if points else 0.0
+    span_s = next((span_s for span_s in _SPANS_S if age_s <= span_s), _SPANS_S[-1])
 
     def series(field: str) -> list[tuple[float, float]]:
         return [(max(0.0, now - point.at), float(getattr(point, field))) for point in points]
@@ -165,12 +167,12 @@ def _plots(course: Course, *, now: float) -> tuple[Plot, ...]:
         plot(
             "Tasks finished per minute",
             rates(points, now=now),
-            span_s=_SPAN_S,
+            span_s=span_s,
             write=lambda n: f"{n:.3g}",
             least=1.0,
         ),
-        plot("Tasks held", series("held"), span_s=_SPAN_S, write=_count, least=10.0),
-        plot("Lag of reports", series("lag_s"), span_s=_SPAN_S, write=text.duration, least=10.0),
+        plot("Tasks held", series("held"), span_s=span_s, write=_count, least=10.0),
+        plot("Lag of reports", series("lag_s"), span_s=span_s, write=text.duration, least=10.0),
     )
 
 
