@@ -138,7 +138,7 @@ async def test_a_site_shows_its_course(web):
     assert "Tasks finished per minute: 2 now, at most 3 in the last 1\u202fh" in html
     assert "Tasks held: 3 now, at most 8 in the last 1\u202fh" in html
     assert "<dt>Done since it joined</dt><dd>5</dd>" in html
-    web.site.advance(86400)
+    web.site.advance(80000)
     await history.sample()
     later = await (await web.signed_in("bob")).text("/sites/child/south")
     assert "Tasks held: 3 now, at most 8 in the last 1\u202fd" in later
