@@ -51,6 +51,8 @@ from iceprod.store.base import Store
 
 _PACE_S: Final = 0.5
 """How often at most a site that waits is looked after, however often work comes up."""
+_FULL_S: Final = 2.0
+"""When it is looked again at a site that held all it may: of what it reports nobody is woken."""
 _COUNTED_S: Final = 10.0
 """For how long a count of what a site holds is believed, unless that leaves no room."""
 _ASK_AGAIN_S: Final = 20.0
@@ -63,6 +65,7 @@ class _Holding:
 
     number: int
     counted_at: float
+    is_full: bool = False
 
 
 class Lending:
@@ -178,7 +181,9 @@ class Lending:
                     claimed = await self._claim(principal, rooms)
                     if claimed:
                         return claimed
-                if not await self._polls.wait(changed, until):
+                is_full = self._is_full(principal.id)
+                soon = min(until, looked_at + _FULL_S) if is_full else until
+                if not await self._polls.wait(changed, soon) and (soon == until or self._polls.is_closed):
                     return []
                 await asyncio.sleep(max(0.0, looked_at + _PACE_S - loop.time()))
 
@@ -199,6 +204,11 @@ class Lending:
                 self._holdings[peer.name].number += len(more)
                 await turn.had(len(more), peer.share)
 
+    def _is_full(self, site: str) -> bool:
+        """Whether a child held as much as it may when that was last looked at."""
+        holding = self._holdings.get(site)
+        return holding is not None and holding.is_full
+
     async def _room(self, peer: Peer) -> int:
         """How many tasks more a child may hold."""
         if peer.status is not PeerStatus.JOINED:
@@ -211,6 +221,7 @@ class Lending:
         ):
             holding = _Holding(await self._store.tasks.count_held(holder_of(peer.name)), now)
             self._holdings[peer.name] = holding
+        holding.is_full = holding.number >= peer.most_tasks
         return peer.most_tasks - holding.number
 
     async def _lent(self, claimed: Sequence[Claimed]) -> list[Lent]:

@@ -10,11 +10,11 @@ class Polls:
 
     def __init__(self) -> None:
         self._flags: set[asyncio.Event] = set()
-        self._is_closed = False
+        self.is_closed = False  # nobody shall wait any more
 
     async def wait(self, flag: asyncio.Event, until: float) -> bool:
         """Wait for ``flag`` until that time of the loop; False if it did not come, or nobody shall wait."""
-        if self._is_closed:
+        if self.is_closed:
             return False
         self._flags.add(flag)
         try:
@@ -24,10 +24,10 @@ class Polls:
             return False
         finally:
             self._flags.discard(flag)
-        return not self._is_closed
+        return not self.is_closed
 
     def close(self) -> None:
         """End every wait, now and from now on: the server is stopping."""
-        self._is_closed = True
+        self.is_closed = True
         for flag in self._flags:
             flag.set()

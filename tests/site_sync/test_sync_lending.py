@@ -80,6 +80,18 @@ async def test_a_child_holds_no_more_than_it_may(site: Site):
     assert len(await west.pull(9)) == 2
 
 
+async def test_a_child_that_held_all_it_may_gets_more_when_it_has_reported(site: Site):
+    await site.submit(task("a", **TINY), njobs=3)
+    west = await join(site, most_tasks=2)
+    lent = await west.pull(2)
+    pull = await west.waits(wait_s=30.0)
+
+    await west.say(finished(lent[0]))
+
+    async with asyncio.timeout(20):
+        assert len((await pull).tasks) == 1
+
+
 @pytest.mark.parametrize("status", [PeerStatus.PAUSED, PeerStatus.REVOKED])
 async def test_who_is_paused_or_revoked_gets_nothing(site: Site, status: PeerStatus):
     await site.submit()

@@ -231,8 +231,8 @@ class Scheduler:
         """Claim for a site up to ``most`` tasks that it has room for; `LENT_AT_ONCE` or fewer, maybe none."""
         most = min(most, LENT_AT_ONCE)
         claimed = await self._claim(holder_of(site), lease_s, lambda: self._pick_apart(site, rooms, most))
-        if claimed:
-            self._order.invalidate()  # so many of one owner may have let others go first
+        if len(claimed) == LENT_AT_ONCE:
+            self._order.invalidate()  # after so many of one owner it may be another's turn
         return claimed
 
     def has_for(self, site: str, rooms: Sequence[Room]) -> bool:
