@@ -16,7 +16,7 @@ from iceprod.cli.reasons import print_reasons
 from iceprod.errors import FormatError
 from iceprod.formats.dataset import loads
 
-HERE: Final = "HERE"
+HERE: Final = "here"
 """What this site is called where sites are named."""
 STATUSES: Final = ["processing", "complete", "errors", "suspended"]
 
@@ -209,7 +209,7 @@ def priority(site: Site, *, dataset_id: str, priority: float) -> None:
 def sites(
     site: Site, *, dataset_id: str, only: tuple[str, ...], never: tuple[str, ...], anywhere: bool
 ) -> None:
-    """Set at which sites tasks of a dataset may run; HERE is this one.
+    """Set at which sites tasks of a dataset may run; "here" is this one.
 
     Tasks that are at another site already go on there.
     """

@@ -189,10 +189,10 @@ def test_extend_and_priority_and_truncate(command: Command, dataset_id: str, sit
 
 
 def test_where_tasks_run(command: Command, dataset_id: str, site: RunningSite) -> None:
-    ran = command("dataset", "sites", dataset_id, "--only", "HERE")
-    assert (ran.code, ran.err) == (0, f"dataset {dataset_id} runs only at HERE\n")
+    ran = command("dataset", "sites", dataset_id, "--only", "here")
+    assert (ran.code, ran.err) == (0, f"dataset {dataset_id} runs only at here\n")
     assert site.call("dataset.get", dataset_id=dataset_id)["only_sites"] == [""]
-    assert "runs       only at HERE\n" in command("dataset", "show", dataset_id).out
+    assert "runs       only at here\n" in command("dataset", "show", dataset_id).out
 
     assert "there is no site 'west'" in command("dataset", "sites", dataset_id, "--never", "west").err
     assert command("dataset", "sites", dataset_id).code == 2
