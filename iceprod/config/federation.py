@@ -36,6 +36,8 @@ class FederationSettings(Section):
     """How long a request for work waits at the other site until there is some."""
     renew_s: Seconds = 20.0
     """How often the leases of tasks of other sites are renewed."""
+    patience_s: Seconds = 3600.0
+    """How long a task of another site may wait here before it is handed back."""
 
     @property
     def own_name(self) -> str:

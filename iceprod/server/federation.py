@@ -41,6 +41,7 @@ from iceprod.site_sync.link import LinkState, ParentLink
 from iceprod.site_sync.parents import Means, Parents, Ways
 from iceprod.site_sync.registry import Registry
 from iceprod.site_sync.renewal import Renewal
+from iceprod.site_sync.returning import Returning
 from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
 
@@ -96,6 +97,14 @@ def make_federation(parts: Parts) -> Federation:
         errands=parts.errands,
         outbox=parts.errands.outbox,
         files=files,
+        returning=Returning(
+            parts.store,
+            scheduler=parts.scheduler,
+            tasks=parts.tasks,
+            foreign=parts.errands,
+            clock=parts.clock,
+            patience_s=parts.settings.federation.patience_s,
+        ),
         parents=_make_parents(parts, files),
     )
 

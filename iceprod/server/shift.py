@@ -84,6 +84,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("renew certificates", 600.0, services.federation.renewal.look),
         Duty("take tasks back from revoked sites", 60.0, services.federation.registry.take_back),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),
+        Duty("hand back what waits", 60.0, services.federation.returning.look),
         Duty("forget errands", 3600.0, lambda: store.errands.forget(clock() - _ERRANDS_S, _ERRANDS)),
         Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
         Duty("forget processes that are gone", 600.0, services.news.forget_gone),

@@ -190,7 +190,9 @@ class Action:
 
 
 def dataset_actions(dataset: Dataset) -> tuple[Action, ...]:
-    """What the owner can do with a dataset now."""
+    """What the owner can do with a dataset now; one of another site is steered there."""
+    if dataset.is_mirror:
+        return ()
     base = f"/datasets/{dataset.dataset_id}"
     found = []
     if dataset.suspended:

@@ -14,6 +14,7 @@ from iceprod.site_sync.outbox import Outbox
 from iceprod.site_sync.parents import Parents
 from iceprod.site_sync.registry import Registry
 from iceprod.site_sync.renewal import Renewal
+from iceprod.site_sync.returning import Returning
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class Federation:
 
     As a parent: the ``registry`` of sites, the ``enrolment`` of new ones, ``lending`` and the
     ``inbox`` of what becomes of what was lent.  As a child:
-    ``errands`` and the ``outbox`` of what is told about them, their ``files``, the ``parents``,
-    and the ``renewal`` of certificates.
+    ``errands`` and the ``outbox`` of what is told about them, their ``files``, ``returning`` what
+    waits for too long, the ``parents``, and the ``renewal`` of certificates.
     """
 
     refusals: Refusals
@@ -35,4 +36,5 @@ class Federation:
     errands: Errands
     outbox: Outbox
     files: SiteFiles
+    returning: Returning
     parents: Parents

@@ -16,7 +16,7 @@ from iceprod.site_sync.mirroring import Mirroring
 from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
 
-_PAGE: Final = 10_000
+_PAGE: Final = 1000
 
 logger = structlog.get_logger(__name__)
 

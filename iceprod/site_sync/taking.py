@@ -16,6 +16,7 @@ dataset.  A task never is without an errand, and one whose errand is not open do
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -45,7 +46,9 @@ GAP_S: Final = 0.05
 """The least time between two looks, however much happens."""
 REFUSED_S: Final = 60.0
 """How long nothing is taken after nothing could be kept of what was lent."""
-_PAGE: Final = 10_000
+_PAGE: Final = 1000
+_COUNTED_S: Final = 5.0
+"""For how long it is believed how many errands are open.  What ends meanwhile makes room only then."""
 
 logger = structlog.get_logger(__name__)
 
@@ -87,6 +90,8 @@ class Taking:
         self._clock = clock
         self._name = name
         self._poll_s = poll_s
+        self._held = 0
+        self._counted_at = -math.inf
 
     async def repair(self) -> None:
         """Make the jobs that an earlier process has left unmade."""
@@ -101,7 +106,7 @@ class Taking:
 
     async def step(self) -> None:
         """Take what there is, waiting for it; without room for anything, wait for room."""
-        held = (await self._store.errands.counts(self.peer.name)).get(ErrandStatus.OPEN, 0)
+        held = await self._count()
         shapes = self._shapes(held)
         if not shapes:
             await self._look_again()
@@ -132,6 +137,14 @@ class Taking:
             if trouble is not None:
                 raise trouble
             return kept
+
+    async def _count(self) -> int:
+        """How many errands are open, which takes a while to count."""
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_at > _COUNTED_S:
+            counts = await self._store.errands.counts(self.peer.name)
+            self._held, self._counted_at = counts.get(ErrandStatus.OPEN, 0), now
+        return self._held
 
     async def _pull(self, shapes: list[Shape], held: int) -> Pulled | None:
         """What the parent lends; None if there is room of a new kind before it has answered."""
@@ -181,8 +194,10 @@ class Taking:
             await self._hand_back(lent, f"the configuration can't be read here: {exc.message}")
             return 0
         for start in range(0, len(lent), MOST_JOBS):
+            some = lent[start : start + MOST_JOBS]
             dataset = await self._fill(dataset)
-            await self._make(dataset, lent[start : start + MOST_JOBS])
+            await self._make(dataset, some)
+            self._held += len(some)
         return len(lent)
 
     async def _make(self, dataset: Dataset, lent: Sequence[Lent]) -> None:
@@ -205,9 +220,9 @@ class Taking:
             dataset = await self._store.datasets.get(dataset.dataset_id) or dataset
             first = dataset.jobs_made
             task_ids = [task_id(dataset.dataset_id, first + place, 0) for place in range(MOST_JOBS)]
+            if not await self._store.errands.of_tasks(task_ids[:1]):
+                return dataset  # nor are there any of later jobs, for they are written together
             found = await self._store.errands.of_tasks(task_ids)
-            if not found:
-                return dataset
             last = max(place for place, each in enumerate(task_ids) if each in found)
             await self._mirrors.make_jobs(
                 dataset, [await self._guessed(dataset, found.get(each)) for each in task_ids[: last + 1]]

@@ -14,8 +14,10 @@ from sync_harness import Pair, open_pair
 from iceprod.errors import ConflictError, LeaseLost
 from iceprod.model.federation import ErrandStatus
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
+from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Outcome
 from iceprod.services.reporting import Report
+from iceprod.services.task_reach import TaskReach
 
 
 @pytest.fixture
@@ -183,3 +185,38 @@ async def test_a_report_that_comes_twice_is_told_once(pair: Pair) -> None:
     await pair.tell()
     (message,) = [message for method, message in pair.wire.said if method == "site.report"]
     assert [each["kind"] for each in message["operations"]] == ["started", "finished"]
+
+
+async def test_what_waits_here_for_too_long_goes_back(pair: Pair) -> None:
+    dataset = await pair.north.submit(njobs=3)
+    await pair.take()
+    pilot = await pair.south.pilot()
+    running = await pair.south.one(pilot)
+    patience_s = pair.south.settings.federation.patience_s
+    returning = pair.south.services.federation.returning
+    assert await returning.look() == 0
+    pair.south.advance(patience_s + 1)
+    assert await returning.look() == 2
+    await pair.tell()
+    assert (await pair.south.task(running.task_id)).status is TaskStatus.PROCESSING
+    assert sorted(await pair.north.statuses(dataset)) == ["processing", "waiting", "waiting"]
+    assert await pair.errands() == {ErrandStatus.OPEN: 1, ErrandStatus.ENDED: 2}
+
+
+async def test_a_task_reaches_what_it_names_at_its_own_site(pair: Pair) -> None:
+    entry = {"movement": "input", "type": "permanent", "remote": "gsiftp://data/in.$(job).i3"}
+    await pair.north.submit({**task("only"), "data": [entry]}, njobs=3)
+    await pair.take()
+    pilot = await pair.south.pilot()
+    found, errands = set(), pair.south.services.federation.errands
+    reach = TaskReach(pair.south.store, pair.south.services.catalogue, foreign=errands)
+    for one in await pair.south.claim(pilot, max_tasks=3):
+        caller = Principal(PrincipalKind.TASK, one.task.task_id, lease_id=one.task.lease_id)
+        found |= {str(location) for location in (await reach.of(caller)).inputs}
+    assert {name.rpartition("/")[2] for name in found} == {"in.0.i3", "in.1.i3", "in.2.i3"}
+    reach.close()
+    await pair.south.store.errands.end([one.task.task_id], ErrandStatus.LOST, now=1.0)
+    reach = TaskReach(pair.south.store, pair.south.services.catalogue, foreign=errands)
+    with pytest.raises(LeaseLost):
+        await reach.of(caller)
+    reach.close()

@@ -139,31 +139,37 @@ async def dataset_update_config(
     return _submitted(done)
 
 
-@METHODS.method("dataset.suspend", action="dataset.suspend", errors=(NotFoundError,), idempotent=True)
+@METHODS.method(
+    "dataset.suspend", action="dataset.suspend", errors=(NotFoundError, ConflictError), idempotent=True
+)
 async def dataset_suspend(call: Call, *, dataset_id: str) -> ChangedView:
     """Hold every unfinished task and make no more jobs."""
     return ChangedView(await call.services.datasets.suspend(call.principal, dataset_id))
 
 
-@METHODS.method("dataset.resume", action="dataset.resume", errors=(NotFoundError,), idempotent=True)
+@METHODS.method(
+    "dataset.resume", action="dataset.resume", errors=(NotFoundError, ConflictError), idempotent=True
+)
 async def dataset_resume(call: Call, *, dataset_id: str) -> ChangedView:
     """Let a suspended dataset go on."""
     return ChangedView(await call.services.datasets.resume(call.principal, dataset_id))
 
 
-@METHODS.method("dataset.reset", action="dataset.reset", errors=(NotFoundError,))
+@METHODS.method("dataset.reset", action="dataset.reset", errors=(NotFoundError, ConflictError))
 async def dataset_reset(call: Call, *, dataset_id: str) -> ChangedView:
     """Try every failed and suspended task again."""
     return ChangedView(await call.services.datasets.reset(call.principal, dataset_id))
 
 
-@METHODS.method("dataset.hard_reset", action="dataset.hard_reset", errors=(NotFoundError,))
+@METHODS.method("dataset.hard_reset", action="dataset.hard_reset", errors=(NotFoundError, ConflictError))
 async def dataset_hard_reset(call: Call, *, dataset_id: str) -> ChangedView:
     """Start every task of a dataset again, complete ones too."""
     return ChangedView(await call.services.datasets.hard_reset(call.principal, dataset_id))
 
 
-@METHODS.method("dataset.truncate", action="dataset.truncate", errors=(NotFoundError,), idempotent=True)
+@METHODS.method(
+    "dataset.truncate", action="dataset.truncate", errors=(NotFoundError, ConflictError), idempotent=True
+)
 async def dataset_truncate(call: Call, *, dataset_id: str) -> DatasetView:
     """Make no more jobs than exist by now."""
     return dataset_view(await call.services.datasets.truncate(call.principal, dataset_id))
@@ -175,7 +181,9 @@ async def dataset_extend(call: Call, *, dataset_id: str, njobs: JobCount) -> Dat
     return dataset_view(await call.services.datasets.extend(call.principal, dataset_id, njobs))
 
 
-@METHODS.method("dataset.priority", action="dataset.priority", errors=(NotFoundError,), idempotent=True)
+@METHODS.method(
+    "dataset.priority", action="dataset.priority", errors=(NotFoundError, ConflictError), idempotent=True
+)
 async def dataset_priority(call: Call, *, dataset_id: str, priority: float) -> DatasetView:
     """Set the priority among the owner's datasets, from 0 (last) to 1 (first)."""
     return dataset_view(await call.services.datasets.set_priority(call.principal, dataset_id, priority))

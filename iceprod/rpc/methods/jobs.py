@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from iceprod.errors import NotFoundError
+from iceprod.errors import ConflictError, NotFoundError
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskEvent
 from iceprod.model.paging import Page
@@ -51,19 +51,19 @@ async def job_suspend(call: Call, *, job_ids: JobIds) -> ChangedView:
     return await _change(call, TaskEvent.SUSPENDED, job_ids)
 
 
-@METHODS.method("job.resume", action="job.resume", errors=(NotFoundError,), idempotent=True)
+@METHODS.method("job.resume", action="job.resume", errors=(NotFoundError, ConflictError), idempotent=True)
 async def job_resume(call: Call, *, job_ids: JobIds) -> ChangedView:
     """Let suspended tasks of some jobs run."""
     return await _change(call, TaskEvent.RESUMED, job_ids)
 
 
-@METHODS.method("job.reset", action="job.reset", errors=(NotFoundError,))
+@METHODS.method("job.reset", action="job.reset", errors=(NotFoundError, ConflictError))
 async def job_reset(call: Call, *, job_ids: JobIds) -> ChangedView:
     """Try failed and suspended tasks of some jobs again."""
     return await _change(call, TaskEvent.RESET, job_ids)
 
 
-@METHODS.method("job.hard_reset", action="job.hard_reset", errors=(NotFoundError,))
+@METHODS.method("job.hard_reset", action="job.hard_reset", errors=(NotFoundError, ConflictError))
 async def job_hard_reset(call: Call, *, job_ids: JobIds) -> ChangedView:
     """Start every task of some jobs again, complete ones too."""
     return await _change(call, TaskEvent.HARD_RESET, job_ids)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from iceprod.errors import NotFoundError
+from iceprod.errors import ConflictError, NotFoundError
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.task import parse_job_id
@@ -93,19 +93,19 @@ async def task_suspend(call: Call, *, task_ids: TaskIds) -> ChangedView:
     return await _change(call, TaskEvent.SUSPENDED, task_ids)
 
 
-@METHODS.method("task.resume", action="task.resume", errors=(NotFoundError,), idempotent=True)
+@METHODS.method("task.resume", action="task.resume", errors=(NotFoundError, ConflictError), idempotent=True)
 async def task_resume(call: Call, *, task_ids: TaskIds) -> ChangedView:
     """Let suspended tasks run."""
     return await _change(call, TaskEvent.RESUMED, task_ids)
 
 
-@METHODS.method("task.reset", action="task.reset", errors=(NotFoundError,))
+@METHODS.method("task.reset", action="task.reset", errors=(NotFoundError, ConflictError))
 async def task_reset(call: Call, *, task_ids: TaskIds) -> ChangedView:
     """Try failed and suspended tasks again."""
     return await _change(call, TaskEvent.RESET, task_ids)
 
 
-@METHODS.method("task.hard_reset", action="task.hard_reset", errors=(NotFoundError,))
+@METHODS.method("task.hard_reset", action="task.hard_reset", errors=(NotFoundError, ConflictError))
 async def task_hard_reset(call: Call, *, task_ids: TaskIds) -> ChangedView:
     """Start tasks again, complete ones too."""
     return await _change(call, TaskEvent.HARD_RESET, task_ids)
