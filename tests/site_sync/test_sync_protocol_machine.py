@@ -1,0 +1,283 @@
+"""What sites promise one another, under schedules that are as bad as can be.
+
+The product's own code plays four sites over ledgers in memory (`tests.site_play`): what is lost,
+repeated, late or out of order, who dies between which two of its steps, or comes back with
+an old memory, is drawn.  Then everything is quiet for a while, and all must be well.
+
+``ICEPROD_MACHINE_EXAMPLES`` sets how many stories are told.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from iceprod.model.dataset import Dataset
+from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerStatus, site_of
+from iceprod.model.lifecycle import MOVES, JobStatus, TaskEvent, TaskStatus
+from iceprod.model.task import Outcome
+from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
+from tests.site_stage import Fate, Stage
+
+EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "50"))
+STEPS = int(os.environ.get("ICEPROD_MACHINE_STEPS", "30"))
+ROUNDS = 60
+SITES = st.sampled_from(list(PARENTS))
+CHILDREN = st.sampled_from([name for name, parent in PARENTS.items() if parent])
+SPANS = st.sampled_from([1.0, 130.0, 1000.0, 4000.0])
+TROUBLE = st.sampled_from(["kill", "kill", "back up", "restore", "silence"])
+PERSONAL = st.sampled_from(
+    ["suspended", "resumed", "resumed", "reset", "reset", "hard_reset", "edit", "hand back", "revoke b"]
+)
+LENGTHS, SEEDS = st.sampled_from([10, 100, 300]), st.integers(0, 1 << 16)
+ENDS = [Outcome.FINISHED, Outcome.FINISHED, Outcome.FINISHED, Outcome.FAILED, Outcome.EVICTED]
+
+
+class Machine(RuleBasedStateMachine):
+    """A parent, two children, and a child of the first of them."""
+
+    @initialize(
+        jobs=st.integers(1, 3),
+        skews=st.lists(st.sampled_from([0.0, 3600.0, -86400.0]), min_size=4, max_size=4),
+    )
+    def begin(self, jobs: int, skews: list[float]) -> None:
+        self.stage = Stage()
+        self.world: dict[str, Site] = {}
+        self.revoked: set[str] = set()
+        for (name, parent), skew_s in zip(PARENTS.items(), skews, strict=True):
+            site = self.world[name] = Site(name, parent, self.stage, self.world, skew_s)
+            for child, its_parent in PARENTS.items():
+                if its_parent == name:
+                    peer = Peer(child, PeerRole.CHILD, PeerStatus.JOINED, 1.0, lease_s=LEASE_S)
+                    site.ledger.peers[PeerRole.CHILD, child] = peer
+        self._submit(self.world["top"], jobs)
+        for site in self.world.values():
+            site.start()
+        self.stage.finish()
+
+    def _submit(self, site: Site, jobs: int) -> None:
+        dataset = Dataset(
+            dataset_id=DATASET,
+            number=1,
+            owner="alice",
+            status=JobStatus.PROCESSING,
+            created_at=1.0,
+            status_changed_at=1.0,
+            jobs_wanted=jobs,
+            jobs_made=jobs,
+            task_names=("first", "second"),
+            depends=((), (0,)),
+            external=((), ()),
+        )
+        site.ledger.datasets[DATASET] = dataset
+        site.ledger.configs[DATASET, 1] = CONFIG
+        for job in range(jobs):
+            site.ledger.make_job(dataset, job, [1, 2], now=1.0)
+
+    # What goes on
+
+    @rule(steps=LENGTHS, seed=SEEDS)
+    def work(self, steps: int, seed: int) -> None:
+        """Everybody does something all the time, and goes on with it in any order."""
+        self._work(steps, Random(seed), [Fate.ARRIVES])
+
+    @rule(steps=LENGTHS, seed=SEEDS)
+    def work_badly_connected(self, steps: int, seed: int) -> None:
+        """As `work`, but some messages get lost, come late, or come twice."""
+        self._work(steps, Random(seed), [*Fate, *[Fate.ARRIVES] * 4])
+
+    def _work(self, steps: int, random: Random, fates: list[Fate]) -> None:
+        children = [site for site in self.world.values() if site.parent]
+        for _ in range(steps):
+            if self.stage.waiting and random.random() < 0.8:
+                self.stage.open(random.choice(self.stage.waiting), random.choice(fates))
+            else:
+                self._begin_something(random.choice(children), random)
+
+    def _begin_something(self, site: Site, random: Random) -> None:
+        process = site.process
+        what = random.choice(["pull", "renew", "report", "run", "end"])
+        if what == "pull":
+            process.pull(random.randint(1, 3))
+        elif what == "renew":
+            process.renew()
+        elif what == "report":
+            process.report()
+        elif what == "run":
+            process.run_task()
+        else:
+            process.end_run(-random.randint(1, 4), random.choice(ENDS))
+
+    # What goes wrong
+
+    @rule(kind=TROUBLE, name=SITES, span_s=SPANS)
+    def trouble(self, kind: str, name: str, span_s: float) -> None:
+        """A process dies; a site is backed up, or put back; or nothing is heard for a while."""
+        site = self.world[name]
+        if kind == "kill":
+            site.restart()
+        elif kind == "back up":
+            site.backup = site.ledger.copy()
+        elif kind == "restore":
+            site.put_back()
+        else:
+            self.stage.now += span_s
+            site.process.expire()
+
+    @rule(which=st.integers(0, 20), some=st.integers(1, 5))
+    def strays(self, which: int, some: int) -> None:
+        """Messages come that were sent some time ago, or once more."""
+        for _ in range(min(some, len(self.stage.strays))):
+            stray = self.stage.strays.pop(which % len(self.stage.strays))
+            self.world[stray.parent].process.take(stray)
+
+    # What people do
+
+    @rule(kind=PERSONAL, name=CHILDREN, which=st.integers(0, 5))
+    def people(self, kind: str, name: str, which: int) -> None:
+        """Somebody steers tasks, edits the dataset, or hands back what a child has."""
+        top = self.world["top"]
+        if kind == "edit":
+            top.process.edit()
+        elif kind == "revoke b":
+            self.revoked.add("b")
+            top.process.revoke("b")
+        else:
+            site = self.world[name] if kind == "hand back" else top
+            task_ids = sorted(site.ledger.tasks)
+            event = TaskEvent.SUSPENDED if kind == "hand back" else TaskEvent(kind)
+            if task_ids:
+                site.process.change(event, task_ids[which % len(task_ids)])
+
+    # What must be true
+
+    @invariant()
+    def moves_are_those_of_the_table(self) -> None:
+        for site in getattr(self, "world", {}).values():
+            for _, before, event, after in site.moves:
+                landing = MOVES[before, event]
+                assert after is landing or {after, landing} <= {TaskStatus.IDLE, TaskStatus.WAITING}
+            site.moves.clear()
+
+    @invariant()
+    def leases_have_one_outcome(self) -> None:
+        for site in getattr(self, "world", {}).values():
+            for attempts in site.ledger.attempts.values():
+                leases = [attempt.lease_id for attempt in attempts]
+                assert len(leases) == len(set(leases)), attempts
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self._calm_down()
+            self._nothing_is_held_by_nobody()
+            self._complete_all()
+            self._all_is_well()
+        finally:
+            self.stage.close()
+
+    def _calm_down(self) -> None:
+        """What is on its way arrives, and everybody says all that there is to say."""
+        self.stage.finish()
+        while self.stage.strays:
+            self.strays(0, 1)
+            self.stage.finish()
+        if "b" in self.revoked:  # it may have been forgotten with an old memory, or been cut short
+            self.world["top"].process.revoke("b")
+            self.stage.finish()
+        for span_s in (130.0, 1000.0, 130.0):
+            self._speak()
+            self.stage.now += span_s
+            for site in self.world.values():
+                site.process.expire()
+            self.stage.finish()
+        self._speak()
+
+    def _speak(self) -> None:
+        for site in reversed(self._joined()):
+            site.process.renew()
+            self.stage.finish()
+            for _ in range(ROUNDS):
+                site.process.report()
+                self.stage.finish()
+
+    def _joined(self) -> list[Site]:
+        return [site for site in self.world.values() if site.parent and site.name not in self.revoked]
+
+    def _nothing_is_held_by_nobody(self) -> None:
+        for site in self._joined():
+            held = {t.lease_id: t for t in self.world[site.parent].ledger.held(f"site:{site.name}")}
+            errands = {e.lease_id: e for e in site.ledger.errands.values() if e.status is ErrandStatus.OPEN}
+            assert held.keys() == errands.keys(), f"{site.name}: lent {held}, taken {errands}"
+            for errand in errands.values():
+                task = site.ledger.tasks[errand.task_id]
+                assert task.status in (TaskStatus.WAITING, TaskStatus.PROCESSING), f"{errand} as {task}"
+        if "b" in self.revoked:
+            assert not self.world["top"].ledger.held("site:b")
+
+    def _complete_all(self) -> None:
+        """With no trouble any more, everything gets done, by the children alone."""
+        top = self.world["top"]
+        for _ in range(ROUNDS):
+            if all(task.status is TaskStatus.COMPLETE for task in top.ledger.tasks.values()):
+                break
+            self._let_go_on(top)
+            for site in self._joined():
+                site.process.pull(3)
+                self.stage.finish()
+            for site in self._joined():
+                for _ in range(2):
+                    site.process.run_task()
+                    self.stage.finish()
+                for which in range(len(site.runs)):
+                    site.process.end_run(which, Outcome.FINISHED)
+                    self.stage.finish()
+                site.runs.clear()
+            self._speak()
+            self.stage.now += 1000.0
+            for site in self.world.values():
+                site.process.expire()
+            self.stage.finish()
+        assert {task.status for task in top.ledger.tasks.values()} == {TaskStatus.COMPLETE}
+        self._calm_down()
+
+    def _let_go_on(self, top: Site) -> None:
+        for task in list(top.ledger.tasks.values()):
+            if task.status is TaskStatus.SUSPENDED:
+                top.process.change(TaskEvent.RESUMED, task.task_id)
+            elif task.status is TaskStatus.FAILED:
+                top.process.change(TaskEvent.RESET, task.task_id)
+        self.stage.finish()
+
+    def _all_is_well(self) -> None:
+        for site in self._joined():
+            ledger = site.ledger
+            assert not ledger.outbox, f"{site.name} has not said all"
+            assert not ledger.letters, f"{site.name} was refused: {ledger.letters}"
+            assert all(e.status is not ErrandStatus.OPEN for e in ledger.errands.values())
+            parent = self.world[site.parent]
+            ends = {a.lease_id: a for each in parent.ledger.attempts.values() for a in each}
+            for lease_id in site.finished - parent.excused:
+                assert ends[lease_id].outcome in self._fair(site, lease_id), f"{site.name}: {ends[lease_id]}"
+        for site in self.world.values():
+            if site.name not in self.revoked:
+                assert all(t.status is not TaskStatus.PROCESSING for t in site.ledger.tasks.values())
+            for task_id, attempts in site.ledger.attempts.items():
+                assert site_of(attempts[-1].pilot_id) != site.name, task_id
+
+    def _fair(self, site: Site, lease_id: str) -> tuple[Outcome, ...]:
+        """How the attempt may have ended whose task was finished at the child."""
+        return (Outcome.FINISHED,)
+
+
+TestProtocol = Machine.TestCase
+TestProtocol.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    suppress_health_check=list(HealthCheck),
+)
