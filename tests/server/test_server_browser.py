@@ -11,6 +11,9 @@ from http_origin import open_origin
 from site_harness import ALICE, task
 from web_harness import PASSWORD
 
+from iceprod import clock
+from iceprod.model.federation import Peer, PeerRole, PeerStatus
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -181,3 +184,30 @@ async def test_no_page_scrolls_sideways(web, tmp_path, width):
             wide[path] = await tab.run("document.documentElement.scrollWidth - window.innerWidth")
 
     assert {path: more for path, more in wide.items() if more > 0} == {}
+
+
+async def test_sites_are_looked_at_again_and_revoked_only_when_one_is_sure(web, tmp_path):
+    peers = web.site.store.peers
+    now = clock.now()
+    await peers.put(Peer("south", PeerRole.CHILD, PeerStatus.JOINED, now, version="", contact_at=now))
+
+    async with chromium(tmp_path) as tab:
+        await sign_in(tab, web, "root", roles=("admin",))
+        await tab.open(f"{web.url}/sites")
+        assert await tab.run("document.querySelectorAll('.map.on-wide .box').length") == 2
+        await peers.put(Peer("west", PeerRole.CHILD, PeerStatus.JOINED, now, contact_at=now))
+        await tab.until("document.querySelectorAll('.map.on-wide .box').length === 3")
+        await tab.open(f"{web.url}/sites/child/south")
+        await tab.run("document.querySelector('.actions button.grave').click()")
+        await tab.until("document.querySelector('dialog[open]') !== null")
+        assert "Revoke south?" in await tab.run("document.querySelector('dialog').textContent")
+        await tab.run("document.querySelector('dialog button.quiet').click()")
+        await tab.until("document.querySelector('dialog[open]') === null")
+        assert (await peers.get(PeerRole.CHILD, "south")).status is PeerStatus.JOINED
+        await tab.run("document.querySelector('.actions button.grave').click()")
+        await tab.until("document.querySelector('dialog[open]') !== null")
+        await tab.run("document.querySelector('dialog button.grave').click()")
+        await tab.until("document.querySelector('.sub .s-revoked') !== null")
+
+        assert (await peers.get(PeerRole.CHILD, "south")).status is PeerStatus.REVOKED
+        assert tab.complaints == []
