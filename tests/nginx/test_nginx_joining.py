@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iceprod.services.ca import SiteCA
+from iceprod.services.peer_keys import new_key
 from tests.nginx_harness import Authority, Front, Identity, front_settings, needs_nginx
 from tests.servers import Ran, RunningSite, run, until
 
@@ -110,6 +112,20 @@ def test_who_has_no_certificate_is_nobody(sites: Sites, authority: Authority) ->
     pem = foreign.certificate.with_name("foreign.pem")
     pem.write_bytes(foreign.certificate.read_bytes() + foreign.key.read_bytes())
     assert sites.hello(pem) == "HTTP 403"  # of an authority that nginx does not believe
+
+
+def test_an_expired_certificate_is_refused(sites: Sites) -> None:
+    # Of the same subject and the same authority, but its time is over.
+    ca = SiteCA.open(sites.parent.folder / "ca", clock=lambda: time.time() - 10 * 86400)
+    (mark,) = {one.mark for one in ca.issued() if one.name == "desy"}
+    made = new_key("desy")
+    pem = sites.identity.with_name("expired.pem")
+    pem.write_text(ca.sign(made.csr, "desy", mark=mark, days=1.0).pem + made.key)
+
+    assert sites.hello(pem) == "HTTP 403"
+
+    pem.write_text(ca.sign(made.csr, "desy", mark=mark, days=100.0).pem + made.key)
+    assert sites.hello(pem) == "top"
 
 
 def test_a_code_is_good_once(sites: Sites) -> None:

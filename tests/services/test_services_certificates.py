@@ -11,10 +11,13 @@ from x509_harness import holder
 from iceprod import ids
 from iceprod.errors import AccessDenied, AlreadyExists, InputError, NotAuthenticated, NotFoundError
 from iceprod.model.paging import Page
-from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.model.principal import ANONYMOUS, Principal, PrincipalKind
 from iceprod.services.ca import SiteCA
 from iceprod.services.certificates import certificate_id, names_of
 from iceprod.services.client_chain import ClientIdentity
+from iceprod.services.peer_keys import facts_of, new_key
+from iceprod.site_sync.invitation import Invitation
+from iceprod.site_sync.messages import Join
 
 SUBJECT, ISSUER = "CN=Ada,O=Grid", "CN=CA,O=Grid"
 SHOWN = ClientIdentity(SUBJECT, ISSUER, False, START - 100, START + 1000, ())
@@ -278,3 +281,23 @@ async def test_what_was_done_is_in_the_audit_trail(site: Site) -> None:
         ("root", "certificate.add"),
     ]
     assert trail[0].detail == {"kind": "site", "name": "child", "subject": SUBJECT, "issuer": ISSUER}
+
+
+async def test_a_site_that_one_process_revokes_is_a_stranger_to_all(two):
+    one, other = two
+    one.services.addresses.url = "https://top.example.org"
+    code, _ = await one.services.federation.enrolment.invite(ADMIN, "desy")
+    sent = Join(Invitation.read(code).secret, [1], csr=new_key("desy").csr)
+    facts = facts_of((await one.services.federation.enrolment.join(ANONYMOUS, sent, remote="")).certificate)
+    await spread(one, other)
+    known = await other.services.certificates.holder(facts.subject, facts.issuer)
+    assert known == Principal(PrincipalKind.SITE, "desy")
+    assert other.services.certificates.holder(facts.subject, facts.issuer) == known  # at hand
+
+    await one.services.federation.registry.revoke(ADMIN, "desy")
+    await spread(one, other)
+
+    found = await other.services.certificates.holder(facts.subject, facts.issuer)
+    assert found.kind is PrincipalKind.ANONYMOUS
+    with pytest.raises(AccessDenied):
+        await other.services.federation.registry.child(known)
