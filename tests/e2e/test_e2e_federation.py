@@ -70,7 +70,7 @@ def parted(*cuts: tuple[str, str], for_s: float) -> Callable[[Work], None]:
     def trouble(work: Work) -> None:
         work.wait(0.1)
         child = next(label for label in cuts[0] if PARENTS[label] in cuts[0])
-        until(lambda: held(work.tree, child))
+        until(lambda: held(work.tree, child) or work.watch.best > 0.7 * work.tasks)
         for source, target in cuts:
             work.tree.net.cut(source, target)
         time.sleep(for_s)
