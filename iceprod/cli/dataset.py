@@ -40,6 +40,8 @@ def dataset() -> None:
     metavar="NAME=VALUE",
     help="Give a steering parameter another value; may be repeated.",
 )
+@click.option("--only", multiple=True, metavar="SITE", help="Run tasks there alone; may be repeated.")
+@click.option("--never", multiple=True, metavar="SITE", help="Run no tasks there; may be repeated.")
 @click.option("-w", "--watch", is_flag=True, help="Follow its progress until it ends.")
 @output.json_option
 @on_site
@@ -49,6 +51,8 @@ def submit(
     file: Path,
     jobs: int,
     settings: tuple[str, ...],
+    only: tuple[str, ...],
+    never: tuple[str, ...],
     debug: bool,
     watch: bool,
     as_json: bool,
@@ -56,6 +60,7 @@ def submit(
 ) -> int:
     """Submit the configuration in FILE (JSON or YAML; - reads standard input)."""
     config = with_settings(read_config(file), settings)
+    options |= {"only": _site_names(only) or None, "never": _site_names(never) or None}
     made = site.call("dataset.submit", config=config, njobs=jobs, debug=debug or None, **options)
     for warning in made["warnings"]:
         output.note(f"warning: {warning['path']}: {warning['message']}")

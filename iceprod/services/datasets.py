@@ -11,7 +11,7 @@ from iceprod.clock import Clock
 from iceprod.errors import ConflictError, FormatError, InputError, NotFoundError, VersionMismatch
 from iceprod.formats.dataset import Document, read
 from iceprod.model.dataset import Dataset, Progress
-from iceprod.model.federation import PeerRole, SiteRules
+from iceprod.model.federation import ANYWHERE, PeerRole, SiteRules
 from iceprod.model.graph import ExternalTask, task_graph
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskEvent, TaskStatus
@@ -42,6 +42,7 @@ class Submission:
     priority: float = 0.5
     debug: bool = False
     format: str = "json"
+    sites: SiteRules = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class DatasetService:
         _check_priority(submission.priority)
         if len(submission.description) > MAX_DESCRIPTION:
             raise InputError(f"the description may have {MAX_DESCRIPTION} characters")
+        await self._check_sites(submission.sites)
         group = _group(principal, submission.group)
         document = await asyncio.to_thread(read, submission.config, format=submission.format)
         graph = await self._graph(principal, document, submission.njobs)
@@ -135,6 +137,7 @@ class DatasetService:
             description=submission.description or document.description,
             priority=submission.priority,
             debug=submission.debug,
+            sites=submission.sites,
         )
         dataset = await self._store.datasets.add(dataset, document.text)
         self._catalogue.put(dataset)
@@ -275,8 +278,7 @@ class DatasetService:
             InputError: a site is not known, or is named where it may and where it may not be.
         """
         await self._checked(principal, "dataset.sites", dataset_id)
-        known = {peer.name for peer in await self._store.peers.all() if peer.role is PeerRole.CHILD}
-        _check_sites(rules, known | {""})
+        await self._check_sites(rules)
         return await self._changed(
             principal, "dataset.sites", await self._patch(dataset_id, DatasetPatch(sites=rules))
         )
@@ -314,6 +316,20 @@ class DatasetService:
             task_ids = await self._store.tasks.ids_of_jobs(wanted[start : start + part])
             changed += await self._tasks.steer(event, task_ids)
         return changed
+
+    async def _check_sites(self, rules: SiteRules) -> None:
+        """Refuse rules that somebody made a slip in: tasks would run nowhere, or where they must not."""
+        if rules == ANYWHERE:
+            return
+        known = {"", *(p.name for p in await self._store.peers.all() if p.role is PeerRole.CHILD)}
+        for field, names in (("only", rules.only), ("never", rules.never)):
+            unknown = next((name for name in names if name not in known), None)
+            if unknown is not None:
+                message = f"there is no site {unknown[:64]!r} that tasks are lent to"
+                raise InputError(message, fields=[{"path": f"/{field}", "message": message}])
+        both = sorted(set(rules.only) & set(rules.never))
+        if both:
+            raise InputError(f"tasks cannot run only and never at {both[0] or 'this site'}")
 
     async def _graph(self, principal: Principal, document: Document, njobs: int) -> Graph:
         """The task graph, with what it needs of other datasets looked up."""
@@ -419,18 +435,6 @@ def _check_njobs(njobs: int) -> None:
 def _check_priority(priority: float) -> None:
     if not 0 <= priority <= 1:
         raise InputError(f"priority must be between 0 and 1, not {priority:g}")
-
-
-def _check_sites(rules: SiteRules, known: set[str]) -> None:
-    """Refuse rules that no task could ever be run by, for a slip of whoever wrote them."""
-    for field in ("only", "never"):
-        for name in getattr(rules, field):
-            if name not in known:
-                message = f"there is no site {name[:64]!r} that tasks are lent to"
-                raise InputError(message, fields=[{"path": f"/{field}", "message": message}])
-    both = sorted(set(rules.only) & set(rules.never))
-    if both:
-        raise InputError(f"tasks cannot run only and never at {both[0] or 'this site'}")
 
 
 def _group(principal: Principal, wanted: str) -> str:

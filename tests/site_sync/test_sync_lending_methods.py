@@ -151,6 +151,20 @@ async def test_rules_that_are_a_slip_are_refused(site: Site, rules: dict[str, li
     assert (await site.dataset(dataset)).sites == ANYWHERE
 
 
+async def test_where_tasks_run_can_be_said_at_once(site: Site):
+    west = await join(site)
+    config = {"version": 3, "tasks": [{"name": "a", "trays": []}]}
+    given = {"config": config, "njobs": 1, "only": ["", "west"], "never": []}
+
+    found = await answer(site, "dataset.submit", {**given, "only": [""]}, ALICE)
+    await site.services.materialiser.fill(found["result"]["dataset_id"])
+    wrong = await answer(site, "dataset.submit", {**given, "never": ["wset"]}, ALICE)
+
+    assert await west.pull() == []
+    assert len(await site.claim(await site.pilot())) == 1
+    assert wrong["error"]["data"]["fields"][0]["path"] == "/never"
+
+
 async def test_tasks_that_are_elsewhere_go_on_there(site: Site):
     west = await join(site)
     dataset = await site.submit()

@@ -52,6 +52,10 @@ def config_text(config: dict[str, Any] | str) -> str:
     return config if isinstance(config, str) else msgspec.json.encode(config).decode()
 
 
+def _rules(only: list[str] | None, never: list[str] | None) -> SiteRules:
+    return SiteRules(tuple(only or ()), tuple(never or ()))
+
+
 @METHODS.method("dataset.submit", action="dataset.submit", errors=(FormatError, AccessDenied))
 async def dataset_submit(
     call: Call,
@@ -63,8 +67,13 @@ async def dataset_submit(
     priority: float = 0.5,
     debug: bool = False,
     format: Literal["json", "yaml"] = "json",  # noqa: A002 (the name in the contract)
+    only: SiteNames | None = None,
+    never: SiteNames | None = None,
 ) -> SubmittedView:
-    """Submit a dataset: a configuration (an object, or its text as JSON or YAML) and how many jobs of it."""
+    """Submit a dataset: a configuration (an object, or its text as JSON or YAML) and how many jobs of it.
+
+    At which sites its tasks may run, ``only`` and ``never`` say as for ``dataset.sites``.
+    """
     submission = Submission(
         config=config_text(config),
         njobs=njobs,
@@ -73,6 +82,7 @@ async def dataset_submit(
         priority=priority,
         debug=debug,
         format=format,
+        sites=_rules(only, never),
     )
     return _submitted(await call.services.datasets.submit(call.principal, submission))
 
@@ -197,5 +207,5 @@ async def dataset_sites(
 
     This site is the empty text.  Tasks that are at other sites already go on there.
     """
-    rules = SiteRules(tuple(only or ()), tuple(never or ()))
+    rules = _rules(only, never)
     return dataset_view(await call.services.datasets.set_sites(call.principal, dataset_id, rules))
