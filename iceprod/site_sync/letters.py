@@ -47,7 +47,7 @@ class Letters:
         return len(done)
 
     async def _letters(self, numbers: Sequence[int]) -> dict[int, DeadLetter]:
-        """Letters by number; those that there are not are left out."""
+        """Letters by number, as they were written; those that there are not are left out."""
         wanted, cursor, found = set(numbers), None, dict[int, DeadLetter]()
         while wanted:
             part = await self._store.outbox.dead(None, Page(MAX_PAGE, cursor))
@@ -55,7 +55,7 @@ class Letters:
             cursor = part.next
             if cursor is None or len(found) == len(wanted):
                 break
-        return found
+        return dict(sorted(found.items()))
 
     async def _note(
         self, principal: Principal, action: str, known: dict[int, DeadLetter], done: Sequence[int]
