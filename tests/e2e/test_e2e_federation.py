@@ -20,13 +20,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from x509_harness import signed_by
 
+from iceprod.errors import IceProdError, NotAuthenticated
+from iceprod.rpc.client import SyncClient
+from iceprod.services.ca import SiteCA
 from tests import havoc
 from tests.fault_proxy import Fault, Rule, Schedule
 from tests.nginx_harness import needs_nginx
 from tests.servers import until
-from tests.site_tree import CORES, PARENTS, Tree, running_tree
-from tests.site_truth import Work, held, play, settle
+from tests.site_tree import CORES, PARENTS, Tree, join, running_tree
+from tests.site_truth import Work, audit, held, play, settle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, needs_nginx]
 
@@ -196,6 +201,79 @@ def edit(tree: Tree, dataset_id: str) -> None:
     assert short != config
     version = tree.top.call("dataset.get", dataset_id=dataset_id)["config_version"]
     tree.top.call("dataset.update_config", dataset_id=dataset_id, config=short, version=version)
+
+
+def test_who_says_what_is_not_his_to_say_is_refused(tree: Tree, tmp_path: Path):
+    done, open_ = long_task(tree, "done", 0), long_task(tree, "open", 300.7)
+    until(lambda: is_complete(tree, done))
+    began(tree, "open")
+    leases = {dataset_id: lease_of(tree, dataset_id) for dataset_id in (done, open_)}
+    before = time.time()
+
+    # Replayed, and of another site.
+    assert report(tree, "right", done, leases[done], "finished") == "repeated"
+    assert report(tree, "right", done, leases[done], "returned") == "lost"
+    assert report(tree, "left", open_, leases[open_], "finished") == "refused"
+    # Forged: of the same name, by another authority.
+    ca = SiteCA.create(tmp_path / "ca", name="top")
+    forged = signed_by(ca, certificate_of(tree, "right").subject).file(tmp_path / "forged.pem")
+    with pytest.raises(IceProdError):
+        report(tree, "right", open_, leases[open_], "finished", identity=forged)
+    # Revoked, while a task of its parent runs there.
+    assert is_processing(tree, open_)
+    tree.top.command("site", "revoke", "right", "--yes")
+    with pytest.raises(NotAuthenticated):
+        report(tree, "right", open_, leases[open_], "finished")
+    assert not is_processing(tree, open_)
+    assert is_complete(tree, done)
+
+    # Invited again it is given the task again.
+    join(tree, "top", "right")
+    began(tree, "open", 2)
+    tree.top.call("dataset.suspend", dataset_id=open_)
+    settle(tree)
+    tree.top.stop()
+    tree.top.start_again()
+    told = audit(tree, "top", "site.report", since=before)
+    assert sum(int(str(entry.detail["leases_of_others"])) for entry in told) == 1
+    assert sum(int(str(entry.detail["lost"])) for entry in told) >= 1
+    refused = audit(tree, "top", "site.refused", since=before)
+    assert any("right" in entry.principal for entry in refused), refused
+    assert audit(tree, "top", "site.revoke", since=before)
+
+
+def report(
+    tree: Tree, site: str, dataset_id: str, lease_id: str, kind: str, *, identity: Path | None = None
+) -> str:
+    """Say something of the one task of a dataset as a site; what becomes of it."""
+    statement = {
+        "id": f"{lease_id}/{kind}",
+        "kind": kind,
+        "task_id": f"{dataset_id}-0-0",
+        "lease_id": lease_id,
+    }
+    shown = identity or identity_of(tree, site)
+    with SyncClient(f"{tree.top.url}/jsonrpc", ca_file=tree.top.ca_file, cert_file=str(shown)) as client:
+        return client.call("site.report", message={"operations": [statement]})["outcomes"][0]["result"]
+
+
+def identity_of(tree: Tree, site: str) -> Path:
+    return tree.sites[site].folder / "federation" / PARENTS[site] / "identity.pem"
+
+
+def certificate_of(tree: Tree, site: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(identity_of(tree, site).read_bytes())
+
+
+def lease_of(tree: Tree, dataset_id: str) -> str:
+    with tree.top.opened() as (runner, store):
+        task = runner.run(store.tasks.get(f"{dataset_id}-0-0"))
+        assert task is not None
+        return task.lease_id
+
+
+def is_processing(tree: Tree, dataset_id: str) -> bool:
+    return tree.top.call("task.get", task_id=f"{dataset_id}-0-0")["task"]["status"] == "processing"
 
 
 @only_all
