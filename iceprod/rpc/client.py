@@ -54,6 +54,22 @@ class RetryPolicy:
         return own
 
 
+class _Quiet(CurlAsyncHTTPClient):
+    """Tornado's client, which does not come back to a transfer that its end has cut off."""
+
+    _is_ending = False
+
+    def close(self) -> None:
+        """End what is under way, too."""
+        self._is_ending = True
+        super().close()
+
+    def _set_timeout(self, msecs: int) -> None:
+        # Libcurl asks for a last look as each transfer ends, at handles that are gone by then.
+        if not self._is_ending:
+            super()._set_timeout(msecs)
+
+
 class _Lost(Exception):
     """No answer came; ``was_sent`` says whether the server may have seen the call."""
 
@@ -186,7 +202,7 @@ class Client:
 
     def _client(self) -> AsyncHTTPClient:
         if self._http is None:
-            self._http = CurlAsyncHTTPClient(force_instance=True, max_clients=self._max_connections)
+            self._http = _Quiet(force_instance=True, max_clients=self._max_connections)
         return self._http
 
 

@@ -70,6 +70,21 @@ async def test_client_sends_long_messages_compressed(dispatcher):
         assert await client.ask("echo", {"value": "e" * 300}, timeout_s=20.0) == "e" * 300
 
 
+async def test_client_may_be_closed_while_it_waits(dispatcher):
+    lane = FastLane(dispatcher)
+    client = Client(f"http://127.0.0.1:{await lane.start()}/jsonrpc", token="iu_alice")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        waiting = Client(f"http://127.0.0.1:{silent.getsockname()[1]}/jsonrpc")
+        asked = asyncio.create_task(waiting.ask("echo", {"value": 1}, timeout_s=30.0))
+        await client.call("echo", value="e")  # by now that one is under way
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        waiting.close()
+        await client.call("echo", value="e")
+    client.close()
+    await lane.drain(timeout_s=0.5)
+
+
 async def test_client_asks_once(dispatcher):
     pauses = Pauses()
     client = Client("http://127.0.0.1:9/jsonrpc", sleep=pauses)

@@ -124,7 +124,6 @@ def test_handler_takes_a_request_without_a_session_as_anonymous(http_client, bas
     assert b"-32001" in response.body
 
 
-@pytest.mark.expects_logs
 @pytest.mark.gen_test
 def test_handler_ends_a_long_poll_with_its_client(http_server, http_port, gates):
     async def leave():

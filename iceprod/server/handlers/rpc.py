@@ -49,6 +49,7 @@ class RpcHandler(RequestHandler):
         """Take what the route passes on."""
         self._dispatcher = dispatcher
         self._running: asyncio.Future[bytes | None] | None = None
+        self._is_left = False
         self._body = bytearray()
 
     def prepare(self) -> None:
@@ -87,6 +88,7 @@ class RpcHandler(RequestHandler):
 
     def on_connection_close(self) -> None:
         """End a long poll whose caller has gone."""
+        self._is_left = True
         if self._running is not None:
             self._running.cancel()
 
@@ -94,7 +96,12 @@ class RpcHandler(RequestHandler):
         task = asyncio.ensure_future(pending.run())
         if pending.cancellable:
             self._running = task
-            return await task
+            try:
+                return await task
+            except asyncio.CancelledError:
+                if not self._is_left:
+                    raise
+                return None  # and nobody reads it
         # What was begun is finished even if this handler is cancelled.
         return await asyncio.shield(task)
 
