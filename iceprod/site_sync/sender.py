@@ -34,6 +34,7 @@ MOST_BYTES: Final = 4_000_000
 LOOK_S: Final = 2.0
 """How long something may lie in the outbox that another process has put there without being heard."""
 _PAGE: Final = MOST_OPERATIONS
+_FARTHEST: Final = 20 * _PAGE
 
 SendFile = Callable[[Operation], Awaitable[Sent]]
 
@@ -83,8 +84,7 @@ class Sender:
     async def step(self) -> None:
         """Send a message, and go on with files; if there is nothing to do, wait for something."""
         self._filled.clear()
-        queued = await self._store.outbox.next(self._parent, 0, _PAGE)
-        free = self._files.go_on(queued)
+        free = await self._free()
         if free:
             await self._message(free)
         else:
@@ -94,6 +94,18 @@ class Sender:
     async def close(self) -> None:
         """Break off files that are under way."""
         await self._files.close()
+
+    async def _free(self) -> list[Queued]:
+        """What may be told now; looked for behind what waits for files, but not for ever far."""
+        queued: list[Queued] = []
+        while len(queued) < _FARTHEST:
+            after = queued[-1].number if queued else 0
+            part = await self._store.outbox.next(self._parent, after, _PAGE)
+            queued += part
+            free = self._files.go_on(queued)
+            if free or len(part) < _PAGE:
+                return free
+        return []
 
     async def _message(self, queued: Sequence[Queued]) -> None:
         told, gone = await self._next(queued)

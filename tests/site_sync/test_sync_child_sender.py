@@ -7,6 +7,7 @@ import base64
 import os
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,25 @@ async def test_who_discards_how_a_task_ended_lets_the_parent_have_it_back(pair: 
     assert await pair.south.services.federation.outbox.discard(letter, now=1.0)
     await pair.renew()
     assert sorted(await pair.north.statuses(dataset)) == ["processing", "processing", "waiting"]
+
+
+async def test_files_that_cannot_be_sent_hold_up_nothing_else(pair: Pair) -> None:
+    pilot, tasks = await running(pair)
+
+    async def is_away(told: Operation) -> Sent:
+        raise Unavailable("the file store is away")
+
+    pair.parent = make_parent(pair.south, pair.wire, pair.room, send_file=is_away)
+    (errand,) = (await pair.south.store.errands.of_tasks([tasks[0].task_id])).values()
+    files = [
+        operation(errand, OperationKind.FILE, {"area": "job_temp", "path": str(i)}, at=1.0, mark=str(i))
+        for i in range(2500)
+    ]
+    await pair.south.services.federation.outbox.add(*files)
+    await pair.south.finish(pilot, tasks[0])
+    await pair.south.finish(pilot, tasks[1])
+    with suppress(Unavailable):
+        await pair.parent.sender.step()
+    assert reports(pair) == [["finished"]]
+    assert await waiting(pair) == 2501
+    await pair.parent.sender.close()
