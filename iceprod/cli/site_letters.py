@@ -40,12 +40,12 @@ def dead_letters(site: Site, *, peer: str | None, limit: int, as_json: bool) -> 
 
 
 def _chosen(site: Site, numbers: tuple[int, ...], *, all_of: str | None) -> list[int]:
-    """The letters that are meant."""
+    """The letters that are meant, as they were written."""
     if bool(numbers) == bool(all_of):
         raise click.UsageError("give numbers of letters, or --all-of with a parent")
     if all_of:
         found = site.listed("site.dead_letters", limit=_MOST, peer=all_of)
-        return [each["number"] for each in found["items"]]
+        return sorted(each["number"] for each in found["items"])
     return list(numbers)
 
 
