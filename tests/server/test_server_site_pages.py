@@ -8,11 +8,20 @@ import pytest
 from html_lint import lint
 from site_harness import ADMIN, ALICE, START
 
-from iceprod.model.federation import Operation, OperationKind, Peer, PeerRole, PeerStatus, holder_of
+from iceprod.model.federation import (
+    Operation,
+    OperationKind,
+    Peer,
+    PeerRole,
+    PeerStatus,
+    SiteRules,
+    holder_of,
+)
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.paging import Page
 from iceprod.model.task import Ended, Lease, Move, Outcome
 from iceprod.server.site_map import BOX_HEIGHT, BOX_WIDTH, site_list, site_map
+from iceprod.store.base import DatasetPatch
 
 NORTH = Peer("north", PeerRole.PARENT, PeerStatus.JOINED, START - 5.0, url="https://north.example.org")
 SOUTH = Peer("south", PeerRole.CHILD, PeerStatus.JOINED, START - 86400.0, contact_at=START - 20.0)
@@ -274,6 +283,7 @@ async def test_a_dataset_shows_where_its_tasks_ran(web):
     task = await alice.text(f"/tasks/{held[2]}")
 
     assert "All at this site." in before
+    assert "<dt>Its tasks may run</dt><dd>wherever they fit</dd>" in before
     assert "error" not in told, told
     assert lint(after) == []
     assert told["result"]["items"] == [
@@ -282,6 +292,19 @@ async def test_a_dataset_shows_where_its_tasks_ran(web):
     ]
     assert '<th scope="row"><a href="/sites/child/south">south</a></th><td class="num">2</td>' in after
     assert '<dt>Site</dt><dd><a href="/sites/child/south">south</a></dd>' in task
+
+
+async def test_a_dataset_says_where_its_tasks_may_run(web):
+    dataset = await web.site.submit()
+    alice = await web.signed_in("alice")
+    shown = []
+    for rules in (SiteRules(only=("south", "")), SiteRules(never=("", "west"))):
+        await web.site.store.datasets.update(dataset.dataset_id, DatasetPatch(sites=rules), now=START)
+        web.site.services.catalogue.forget(dataset.dataset_id)
+        shown.append(await alice.text(f"/datasets/{dataset.dataset_id}"))
+
+    assert "<dd>only at south, this site</dd>" in shown[0]
+    assert "<dd>not at this site, west</dd>" in shown[1]
 
 
 async def test_a_mirror_says_for_what_it_stands(web):

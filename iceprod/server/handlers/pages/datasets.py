@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from iceprod.model.dataset import Dataset
-from iceprod.model.federation import PeerRole
+from iceprod.model.federation import PeerRole, SiteRules
 from iceprod.model.job import Job
 from iceprod.model.lifecycle import JobStatus, TaskStatus
 from iceprod.model.task import Task
@@ -102,6 +103,7 @@ class DatasetView:
     progress: ProgressView
     why: WhyView
     ran: tuple[Ran, ...]
+    may_run: str
     source: Source | None
     actions: tuple[Action, ...]
     statuses: tuple[str, ...]
@@ -130,6 +132,7 @@ class DatasetPage(PageHandler):
             progress=progress_view(report),
             why=why_view(why, dataset.task_names),
             ran=await self.services.sites.whereabouts.of(dataset),
+            may_run=_may_run(dataset.sites),
             source=await self._source(dataset),
             actions=dataset_actions(dataset) if may_act else (),
             statuses=TASK_ORDER,
@@ -143,6 +146,17 @@ class DatasetPage(PageHandler):
         peer = await self.context.store.peers.get(PeerRole.PARENT, site)
         is_web = peer is not None and peer.url.startswith(("http://", "https://"))
         return Source(site, name, f"{peer.url}/datasets/{name}" if peer is not None and is_web else "")
+
+
+def _may_run(sites: SiteRules) -> str:
+    """Where tasks of a dataset may run, in words."""
+
+    def named(names: Sequence[str]) -> str:
+        return ", ".join(name or "this site" for name in names)
+
+    if sites.only:
+        return f"only at {named(sites.only)}"
+    return f"not at {named(sites.never)}" if sites.never else "wherever they fit"
 
 
 class DatasetAct(PageHandler):
