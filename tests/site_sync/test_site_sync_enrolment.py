@@ -22,15 +22,16 @@ from iceprod.errors import (
     NotFoundError,
     RateLimited,
 )
-from iceprod.model.federation import PeerRole, PeerStatus, holder_of
+from iceprod.model.federation import Peer, PeerRole, PeerStatus, holder_of
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.principal import ANONYMOUS, Principal, PrincipalKind
 from iceprod.model.task import Lease, Move
 from iceprod.services.ca import SiteCA
 from iceprod.services.peer_keys import facts_of, fingerprint, fits, new_key
+from iceprod.site_sync.greeting import greet
 from iceprod.site_sync.invitation import Invitation
-from iceprod.site_sync.messages import PROTOCOLS, Certify, Hello, Join, Joined
+from iceprod.site_sync.messages import PROTOCOLS, Certify, Hello, Join, Joined, Welcome
 
 DESY = Principal(PrincipalKind.SITE, "desy")
 ELSEWHERE = "192.0.2.7"
@@ -398,3 +399,46 @@ async def test_what_is_set_belongs_to_the_role(parent: Site) -> None:
     assert moved.url == "https://b.example.org"
     assert (weighed.share, weighed.most_tasks) == (2.0, 5)
     assert [known.peer.role for known in await registry.all(ALICE)] == ["child", "parent"]
+
+
+# What is kept of a parent
+
+
+class Says:
+    """A parent that answers always the same."""
+
+    def __init__(self, answer: Welcome) -> None:
+        self.answer = answer
+
+    async def call(self, method: str, message: Hello, answer: type[Welcome]) -> Welcome:
+        assert (method, message.protocols, answer) == ("site.hello", list(PROTOCOLS), Welcome)
+        return self.answer
+
+
+async def test_what_a_parent_says_of_itself_is_kept(parent: Site) -> None:
+    above = Peer("north", PeerRole.PARENT, PeerStatus.PAUSED, joined_at=1.0, url="https://north")
+    await greet(above, Says(Welcome("north", 1, 60.0, "2.0")), parent.store, version="1")
+    assert await parent.store.peers.all() == []  # it was left meanwhile
+
+    await parent.store.peers.put(above)
+    await greet(above, Says(Welcome("north", 1, 60.0, "2.0")), parent.store, version="1")
+
+    (kept,) = await parent.store.peers.all()
+    assert kept == replace(above, version="2.0", lease_s=60.0)
+    with pytest.raises(ConflictError, match="version 7"):
+        await greet(above, Says(Welcome("north", 7, 60.0)), parent.store, version="1")
+
+
+async def test_who_vouches_for_this_site_has_to_be_there(tmp_path: Path) -> None:
+    async with open_site(tmp_path, federation={"name": "top", "server_ca": tmp_path / "none.pem"}) as site:
+        with pytest.raises(NotFoundError, match=r"none\.pem"):
+            await invited(site)
+        assert (await site.services.federation.enrolment.introduction()).authority == ""
+
+
+async def test_a_certificate_that_has_run_out_is_not_renewed(parent: Site) -> None:
+    await joined(parent)
+    parent.advance(91 * 86400.0)
+
+    with pytest.raises(NotFoundError, match="certificate of site"):
+        await parent.services.federation.enrolment.renew_certificate(DESY, Certify(KEY.csr))
