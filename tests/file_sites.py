@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from site_harness import LARGE, Site
+from site_harness import ADMIN, LARGE, Site
 from sync_harness import Wire, make_means, peer_of
 from web_harness import Web, open_web
 
 from iceprod.model.dataset import Dataset
 from iceprod.model.federation import OperationKind, PeerRole
+from iceprod.model.lifecycle import TaskStatus
+from iceprod.model.paging import Page
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Task
 from iceprod.server.federation import identity_files
+from iceprod.services.file_catalogue import FileQuery
 from iceprod.site_sync.parents import Parent
+from iceprod.store.files import UsageFilter
 
 _STEP = 16 * 1024
 
@@ -34,8 +38,8 @@ class Tap:
     """A relay of TCP before a site.
 
     ``cut_up`` and ``cut_down`` end the next connection after so many bytes to or from the site,
-    ``flip_up`` and ``flip_down`` turn a bit of that byte over; each counts once.  ``heads`` are the
-    request lines that passed.
+    ``flip_up`` and ``flip_down`` turn a bit of that byte over; each counts once, and ``when_cut``
+    happens at a cut.  ``heads`` are the request lines that passed.
     """
 
     port: int
@@ -45,6 +49,7 @@ class Tap:
     cut_down: int | None = None
     flip_up: int | None = None
     flip_down: int | None = None
+    when_cut: Callable[[], Awaitable[None]] | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     heads: list[str] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -88,6 +93,8 @@ class Tap:
                 target.write(data)
                 await target.drain()
                 if is_over:
+                    if self.when_cut is not None:
+                        await self.when_cut()
                     return
 
     def _note(self, data: bytes) -> None:
@@ -270,3 +277,40 @@ async def _join(above: Web, web: Web, tap: Tap, parent_name: str, name: str) -> 
 def decoded(answer: Any) -> Any:
     """The JSON of an answer."""
     return json.loads(answer.body)
+
+
+def read(web: Web, path: str) -> bytes | None:
+    """What lies in a site's file store."""
+    found = web.site.settings.files_path / path
+    return found.read_bytes() if found.is_file() else None
+
+
+async def put(web: Web, path: str, data: bytes) -> None:
+    """A file that the administrator of a site puts there."""
+    upload = await web.site.services.files.upload(ADMIN, path)
+    await upload.write(data)
+    await upload.commit()
+
+
+async def known(web: Web) -> dict[str, str]:
+    """The files in a site's catalogue and their digests."""
+    found = await web.site.services.file_catalogue.find(ADMIN, FileQuery(), Page(100))
+    return {file.name: file.checksums["sha256"] for file in found.items}
+
+
+async def flows(web: Web) -> dict[tuple[str, str, str], int]:
+    """Bytes moved by user, site at the other end and direction."""
+    site = web.site
+    await site.services.transfers.accounting.save()
+    found = await site.services.transfers.accounting.select(UsageFilter(), Page(100))
+    return {(u.flow.user, u.flow.peer, str(u.flow.direction)): u.bytes_moved for u in found.items}
+
+
+async def statuses(chain: Chain, dataset: Dataset) -> list[TaskStatus]:
+    return await chain.top.site.statuses(dataset)
+
+
+async def reasons(chain: Chain) -> list[str]:
+    """Why statements were refused for good."""
+    letters = await chain.last.site.store.outbox.dead(None, Page(10))
+    return [letter.reason for letter in letters.items]

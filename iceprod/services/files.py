@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, ConflictError, NotFoundError, TooLarge, Unavailable
 from iceprod.model.dataset import Dataset
+from iceprod.model.federation import site_of
 from iceprod.model.file import Direction, FileRecord, Flow, Replica
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_job_id, parse_task_id
@@ -234,14 +235,19 @@ class FileService:
     async def flow(self, principal: Principal, path: str, direction: Direction) -> Flow:
         """Whose bytes they are that go to or come from that path: the owner's of its dataset.
 
-        Files of the site's area count for the caller, and for a task's dataset.
+        Files of the site's area count for the caller, and for a task's dataset.  What is moved for
+        a task that was lent to another site goes to or comes from there.
         """
-        dataset = await self.dataset_of(path)
-        if dataset is None and principal.kind is PrincipalKind.TASK:
-            dataset = await self._catalogue.get(parse_task_id(principal.id)[0])
+        dataset, peer = await self.dataset_of(path), ""
+        if principal.kind is PrincipalKind.TASK:
+            dataset = dataset or await self._catalogue.get(parse_task_id(principal.id)[0])
+            task = await self._store.tasks.get(principal.id)
+            peer = site_of(task.pilot_id) if task is not None else ""
         if dataset is None:
             return Flow(principal.id, direction, "files")
-        return Flow(dataset.owner, direction, "files", group=dataset.group, dataset_id=dataset.dataset_id)
+        return Flow(
+            dataset.owner, direction, "files", group=dataset.group, dataset_id=dataset.dataset_id, peer=peer
+        )
 
     async def delete(self, principal: Principal, path: str) -> None:
         """Delete a file.

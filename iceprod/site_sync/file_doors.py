@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from iceprod.errors import Unavailable
 from iceprod.model.federation import Errand
@@ -12,8 +13,10 @@ from iceprod.model.task import parse_task_id
 from iceprod.movers.base import Access, AddressPolicy, Credential, Mover
 from iceprod.services.files import DATASET_TEMP, JOB_TEMP
 
-CONNECT_S = 20.0
-STALL_S = 60.0
+CONNECT_S: Final = 20.0
+STALL_S: Final = 60.0
+_READ_BYTES_PER_S: Final = 50e6
+"""How fast at least a parent reads what it was sent, once all of it has come, before it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ class Doorway:
         self._doors = doors
         self._policy = policy
 
-    async def way(self, errand: Errand, spot: Spot) -> tuple[Location, Access]:
-        """Where the file is that a file here stands for, and how it is reached.
+    async def way(self, errand: Errand, spot: Spot, *, sent_bytes: int = 0) -> tuple[Location, Access]:
+        """Where the file is that a file here stands for, and how it is reached to send it so much.
 
         Raises:
             Unavailable: the parent is none any more.
@@ -86,7 +89,7 @@ class Doorway:
             certificate=shown,
             ca_path=door.ca_path,
             connect_timeout_s=CONNECT_S,
-            stall_timeout_s=STALL_S,
+            stall_timeout_s=STALL_S + sent_bytes / _READ_BYTES_PER_S,
         )
         # The path is put together and not parsed: a name may be what an address could be misread by.
         return replace(root, path=path, query=""), access

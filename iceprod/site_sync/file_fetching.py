@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -26,7 +26,8 @@ from iceprod.model.federation import Errand
 from iceprod.model.file import Direction, Flow
 from iceprod.model.paging import Page
 from iceprod.model.principal import ANONYMOUS
-from iceprod.movers.base import Facts
+from iceprod.movers.base import Facts, Span
+from iceprod.movers.base import Incoming as Body
 from iceprod.services.arriving import Place
 from iceprod.services.copies import Copies
 from iceprod.services.files import FileService
@@ -43,7 +44,7 @@ PATIENCE_S: Final = 45.0
 FRESH_S: Final = 10.0
 """For how long the parent is not asked again about a file."""
 AT_ONCE: Final = 8
-"""How many bodies come at the same time."""
+"""How many bodies come from one parent at the same time."""
 _REMEMBERED: Final = 10_000
 _TWINS: Final = 5
 _AWAY: Final = (TransferFailed, Unavailable)
@@ -71,7 +72,7 @@ class FileFetching:
         self._transfers = transfers
         self._doorway = doorway
         self._clock = clock
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self._coming: dict[tuple[str, ...], _Coming] = {}
         self._asked: OrderedDict[tuple[str, ...], float] = OrderedDict()
 
@@ -210,16 +211,36 @@ class FileFetching:
         draft = await self._files.run(self._files.tree.begin)
         try:
             with _told(errand):
-                there = await self._receive(errand, place, draft)
+                there = await self._receive_all(errand, place, draft)
                 _check(draft, there)
         except BaseException:
             await self._files.run(draft.discard)
             raise
         return draft
 
-    async def _receive(self, errand: Errand, place: Place, draft: Incoming) -> Facts:
-        """Write what comes to ``draft``; what the parent says of it."""
+    async def _receive_all(self, errand: Errand, place: Place, draft: Incoming) -> Facts:
+        """Write all that comes to ``draft``, going on where a body broke off; what the parent says of it."""
+        there: Facts | None = None
+        while True:
+            before = draft.size_bytes
+            try:
+                async with self._turns[errand.parent], self._body(errand, place, draft.size_bytes) as body:
+                    if there is not None and not body.facts.is_same(there):
+                        raise TransferFailed("the file has changed meanwhile")  # noqa: TRY301
+                    there = body.facts
+                    await self._receive(errand, place, draft, body)
+                    return there
+            except TransferFailed:
+                if there is None or not there.validator or draft.size_bytes == before:
+                    raise
+
+    @asynccontextmanager
+    async def _body(self, errand: Errand, place: Place, offset: int) -> AsyncIterator[Body]:
         location, access = await self._doorway.way(errand, spot_of(place.names))
+        async with self._doorway.mover.fetch(location, access, span=Span(offset)) as body:
+            yield body
+
+    async def _receive(self, errand: Errand, place: Place, draft: Incoming, body: Body) -> None:
         flow = Flow(
             user=place.owner,
             direction=Direction.IN,
@@ -229,13 +250,11 @@ class FileFetching:
             peer=errand.parent,
         )
         label = f"{place.path} from {errand.parent}"
-        async with self._turns, self._doorway.mover.fetch(location, access) as incoming:
-            with self._transfers.begin(flow, label=label, size_bytes=incoming.length) as transfer:
-                while piece := await incoming.read():
-                    self._files.check_size(draft.size_bytes + len(piece))
-                    await self._files.run(partial(draft.write, piece))
-                    await transfer.moved(len(piece))
-            return incoming.facts
+        with self._transfers.begin(flow, label=label, size_bytes=body.length) as transfer:
+            while piece := await body.read():
+                self._files.check_size(draft.size_bytes + len(piece))
+                await self._files.run(partial(draft.write, piece))
+                await transfer.moved(len(piece))
 
 
 @contextmanager

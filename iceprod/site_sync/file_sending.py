@@ -159,8 +159,8 @@ class FileSending:
         return Sent(Result.APPLIED)
 
     async def _put(self, errand: Errand, spot: Spot, opened: OpenedFile) -> None:
-        location, access = await self._doorway.way(errand, spot)
         facts, flow = opened.facts, await self._flow(errand)
+        location, access = await self._doorway.way(errand, spot, sent_bytes=facts.size_bytes)
         label = f"{spot.area}/{spot.path} to {errand.parent}"
         with self._transfers.begin(flow, label=label, size_bytes=facts.size_bytes) as transfer:
             pieces = self._pieces(opened, transfer)

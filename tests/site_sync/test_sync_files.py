@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import os
@@ -11,16 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from file_sites import Chain, Running, decoded, open_chain, run_one
+from file_sites import Chain, Running, decoded, known, open_chain, put, read, reasons, run_one, statuses
 from site_harness import ADMIN, task
 
 from iceprod.errors import Unavailable
 from iceprod.model.federation import ErrandStatus, OperationKind
 from iceprod.model.file import Quota
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
-from iceprod.model.paging import Page
-from iceprod.services.file_catalogue import FileQuery
-from iceprod.site_sync.file_fetching import FRESH_S
 
 BIG = os.urandom(3_000_000)
 SOON = time.time() + 1000.0
@@ -42,35 +38,6 @@ async def three(tmp_path: Path) -> AsyncIterator[Chain]:
     """A parent, its child, and that one's child."""
     async with open_chain(tmp_path, ("top", "mid", "leaf")) as made:
         yield made
-
-
-def read(web, path: str) -> bytes | None:
-    """What lies in a site's file store."""
-    found = web.site.settings.files_path / path
-    return found.read_bytes() if found.is_file() else None
-
-
-async def put(web, path: str, data: bytes) -> None:
-    """A file that the administrator of a site puts there."""
-    upload = await web.site.services.files.upload(ADMIN, path)
-    await upload.write(data)
-    await upload.commit()
-
-
-async def known(web) -> dict[str, str]:
-    """The files in a site's catalogue and their digests."""
-    found = await web.site.services.file_catalogue.find(ADMIN, FileQuery(), Page(100))
-    return {file.name: file.checksums["sha256"] for file in found.items}
-
-
-async def statuses(chain: Chain, dataset) -> list[TaskStatus]:
-    return await chain.top.site.statuses(dataset)
-
-
-async def reasons(chain: Chain) -> list[str]:
-    """Why statements were refused for good."""
-    letters = await chain.last.site.store.outbox.dead(None, Page(10))
-    return [letter.reason for letter in letters.items]
 
 
 # Storing
@@ -290,177 +257,6 @@ async def test_a_file_is_deleted_there_too(pair: Chain):
     assert gone == [204, 204, 204, 404]
     assert await known(pair.top) == await known(pair.child.web) == {}
     assert [await running.get(f"{running.job_area}/{name}") for name in ("sent", "waiting")] == [404, 404]
-
-
-# Reading
-
-
-async def test_a_file_of_the_parent_is_read_whole_and_in_parts(pair: Chain):
-    dataset = await pair.lend(task("gen"))
-    await put(pair.top, f"job_temp/{dataset.dataset_id}/0/in", BIG)
-    running = await pair.running()
-
-    head = await running.send("HEAD", f"{running.job_area}/in")
-    part = await running.get(f"{running.job_area}/in", Range="bytes=1000-1999")
-    whole = await running.get(f"{running.job_area}/in")
-
-    assert (head.code, head.headers["Content-Length"]) == (200, str(len(BIG)))
-    assert part == BIG[1000:2000]
-    assert whole == BIG
-    assert pair.child.tap.heads == [
-        f"HEAD /files/job_temp/{dataset.dataset_id}/0/in",
-        f"GET /files/job_temp/{dataset.dataset_id}/0/in",
-    ]
-    assert list(await known(pair.child.web)) == ["job_temp/0/in"]
-
-
-async def test_many_readers_fetch_a_file_once(pair: Chain):
-    dataset = await pair.lend(task("gen"))
-    await put(pair.top, f"dataset_temp/{dataset.dataset_id}/geometry", BIG)
-    running = await pair.running()
-    pair.child.tap.gate.clear()
-
-    readers = [asyncio.create_task(running.get(f"{running.dataset_area}/geometry")) for _ in range(20)]
-    await asyncio.sleep(0.05)
-    pair.child.tap.gate.set()
-
-    assert await asyncio.gather(*readers) == [BIG] * 20
-    assert (pair.child.tap.asked("HEAD"), pair.child.tap.asked("GET")) == (1, 1)
-
-
-async def test_what_nobody_has_is_not_found(pair: Chain):
-    await pair.lend(task("gen"))
-    running = await pair.running()
-
-    assert await running.get(f"{running.job_area}/none") == 404
-    assert await known(pair.child.web) == {}
-
-
-async def test_while_the_parent_is_away_readers_are_told_to_come_again(pair: Chain):
-    dataset = await pair.lend(task("gen"))
-    await put(pair.top, f"job_temp/{dataset.dataset_id}/0/in", b"x")
-    running = await pair.running()
-    pair.child.tap.is_down = True
-
-    answer = await running.send("GET", f"{running.job_area}/in")
-
-    assert (answer.code, answer.headers["Retry-After"]) == (503, "10")
-    assert decoded(answer)["error"]["code"] == "unavailable"
-    pair.child.tap.is_down = False
-    assert await running.get(f"{running.job_area}/in") == b"x"
-
-
-@pytest.mark.parametrize("fault", ["cut_down", "flip_down"])
-@pytest.mark.parametrize("at", [100_000, 2_999_000])
-async def test_a_body_that_breaks_off_or_is_garbled_is_never_seen(pair: Chain, fault: str, at: int):
-    dataset = await pair.lend(task("gen"))
-    await put(pair.top, f"job_temp/{dataset.dataset_id}/0/in", BIG)
-    running = await pair.running()
-    setattr(pair.child.tap, fault, at)
-
-    assert await running.get(f"{running.job_area}/in") == 503
-    assert read(pair.child.web, f"{running.job_area}/in") is None
-    assert list((pair.child.site.settings.files_path / ".incoming").iterdir()) == []
-
-    assert await running.get(f"{running.job_area}/in") == BIG
-
-
-async def test_a_copy_follows_its_original(pair: Chain):
-    dataset = await pair.lend(task("gen"))
-    there = f"dataset_temp/{dataset.dataset_id}/x"
-    await put(pair.top, there, b"first")
-    running = await pair.running()
-    here = f"{running.dataset_area}/x"
-    seen = [await running.get(here)]
-
-    await put(pair.top, there, b"second")
-    seen.append(await running.get(here))  # nobody asks again for a while
-    pair.child.site.advance(FRESH_S)
-    seen.append(await running.get(here))
-    await pair.top.site.services.files.delete(ADMIN, there)
-    pair.child.site.advance(FRESH_S)
-    seen.append(await running.get(here))
-
-    assert seen == [b"first", b"first", b"second", 404]
-    assert read(pair.child.web, here) is None
-    assert await known(pair.child.web) == {}
-
-
-async def test_a_task_sees_what_was_there_when_it_was_lent_however_short_ago(pair: Chain):
-    dataset = await pair.lend(task("gen", cpu=8), njobs=2)
-    there = f"dataset_temp/{dataset.dataset_id}/x"
-    await put(pair.top, there, b"first")
-    running = await pair.running()
-    assert await running.get(f"{running.dataset_area}/x") == b"first"
-    await put(pair.top, there, b"second")
-    pair.child.site.advance(0.001)
-    await pair.pass_on()
-
-    after = await pair.running()
-
-    assert await after.get(f"{after.dataset_area}/x") == b"second"
-
-
-async def test_what_was_stored_here_is_never_replaced_before_it_is_there(pair: Chain):
-    dataset = await pair.lend(task("gen"))
-    there = f"dataset_temp/{dataset.dataset_id}/x"
-    await put(pair.top, there, b"old")
-    running = await pair.running()
-    assert await running.get(f"{running.dataset_area}/x") == b"old"
-
-    await running.put(f"{running.dataset_area}/x", b"new")
-    pair.child.site.advance(2 * FRESH_S)
-    before = await running.get(f"{running.dataset_area}/x")
-    await pair.tell()
-    pair.child.site.advance(2 * FRESH_S)
-    await put(pair.top, there, b"newer")
-    after = await running.get(f"{running.dataset_area}/x")
-
-    assert (before, after) == (b"new", b"newer")
-
-
-async def test_a_copy_is_used_while_the_parent_is_away_if_it_is_younger_than_the_errand(pair: Chain):
-    dataset = await pair.lend(task("gen", cpu=8), njobs=2)
-    await put(pair.top, f"dataset_temp/{dataset.dataset_id}/x", b"geometry")
-    running = await pair.running()
-    assert await running.get(f"{running.dataset_area}/x") == b"geometry"
-    pair.child.site.clock.now = SOON
-    await pair.pass_on()
-    after = await pair.running()
-    pair.child.tap.is_down = True
-
-    assert await running.get(f"{running.dataset_area}/x") == b"geometry"
-    assert await after.get(f"{after.dataset_area}/x") == 503
-
-
-async def test_a_task_that_needs_another_one_run_here_fetches_nothing(pair: Chain):
-    dataset = await pair.lend(task("gen"), task("sim", "gen"))
-    running = await pair.running()
-    await running.put(f"{running.job_area}/hits", BIG)
-    await running.finish()
-    await pair.tell()
-    await pair.pass_on()
-
-    after = await pair.running()
-
-    assert after.job_area != running.job_area
-    assert await after.get(f"{after.job_area}/hits") == BIG
-    assert pair.child.tap.asked("GET") == 0
-    await after.put(f"{after.job_area}/hits", b"changed")
-    assert read(pair.child.web, f"{running.job_area}/hits") == BIG
-    await after.finish()
-    await pair.tell()
-    assert read(pair.top, f"job_temp/{dataset.dataset_id}/0/hits") == b"changed"
-
-
-async def test_the_parents_word_that_a_lease_is_over_reaches_the_task(pair: Chain):
-    dataset = await pair.lend(task("gen"))
-    running = await pair.running()
-    await pair.top.site.services.tasks.change_all(TaskEvent.SUSPENDED, [f"{dataset.dataset_id}-0-0"])
-
-    answer = await running.send("GET", f"{running.job_area}/in")
-
-    assert (answer.code, decoded(answer)["error"]["code"]) == (409, "lease_lost")
 
 
 async def test_nobody_complains_of_files_of_a_lease_that_is_over(pair: Chain):

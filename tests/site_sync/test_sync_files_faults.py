@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from file_sites import Chain, decoded, open_chain
+from file_sites import Chain, decoded, open_chain, put
 from site_harness import ADMIN, task
 
 from iceprod.errors import Unavailable
@@ -28,12 +28,6 @@ async def pair(tmp_path: Path) -> AsyncIterator[Chain]:
     """A parent and its child."""
     async with open_chain(tmp_path) as made:
         yield made
-
-
-async def put(web, path: str, data: bytes) -> None:
-    upload = await web.site.services.files.upload(ADMIN, path)
-    await upload.write(data)
-    await upload.commit()
 
 
 def left(web) -> list[str]:
