@@ -54,6 +54,7 @@ class Client:
             self.connection = HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_S)
         self.headers = {"Authorization": f"Bearer {token}"}
         self.keeps = keeps
+        self.socket: socket.socket | None = None
         self.used_at = time.monotonic()
         self.requests = 0  # on this connection
 
@@ -63,6 +64,7 @@ class Client:
         idle_s, self.requests = time.monotonic() - self.used_at, self.requests + 1
         try:
             self.connection.request(method, path, body, {**self.headers, **headers})
+            self.socket = self.connection.sock  # which an answer that is the last one takes along
             return self.connection.getresponse()
         except (OSError, HTTPException) as exc:
             exc.add_note(
