@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def doctor(settings: Settings, *, as_json: bool) -> int:
     """Check that a site can work, and say what to do if not.
 
-    Looks at the settings, the data directory, the disk, the store and who shares it, the
-    ports, the processes, systemd, nginx, certificates, the clock and the grids, whether the
-    server runs or not. Exits with 1 if something has failed.
+    Looks at the settings, the data directory, the disk, the store and who shares it, other
+    sites, the ports, the processes, systemd, nginx, certificates, the clock and the grids,
+    whether the server runs or not. Exits with 1 if something has failed.
     """
     from iceprod.server import diagnosis  # noqa: PLC0415 - the whole server
 
