@@ -7,6 +7,7 @@ without an answer, an answer cut short or an error each fails the test.
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import ssl
@@ -54,7 +55,7 @@ class Client:
             self.connection = HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_S)
         self.headers = {"Authorization": f"Bearer {token}"}
         self.keeps = keeps
-        self.socket: socket.socket | None = None
+        self.line: socket.socket | None = None
         self.used_at = time.monotonic()
         self.requests = 0  # on this connection
 
@@ -64,13 +65,27 @@ class Client:
         idle_s, self.requests = time.monotonic() - self.used_at, self.requests + 1
         try:
             self.connection.request(method, path, body, {**self.headers, **headers})
-            self.socket = self.connection.sock  # which an answer that is the last one takes along
             return self.connection.getresponse()
         except (OSError, HTTPException) as exc:
             exc.add_note(
                 f"{method} {path}: request {self.requests} of its connection, idle for {idle_s:.3f} s"
             )
             raise
+
+    def follow(self, path: str) -> HTTPResponse:
+        """The beginning of an answer that does not end of itself; see `hang_up`."""
+        self.connection.close()
+        self.connection.connect()
+        # The answer is the last one of its connection, which gives its socket away with it.
+        self.line = socket.socket(fileno=os.dup(self.connection.sock.fileno()))
+        return self.send("GET", path)
+
+    def hang_up(self) -> None:
+        """End what `follow` gave, from another thread."""
+        if self.line is not None:
+            with suppress(OSError):
+                self.line.shutdown(socket.SHUT_RDWR)
+            self.line.close()
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> bytes:
         response = self.send(method, path, body, **headers)
@@ -171,7 +186,9 @@ def _viewer(site: Site, dataset_id: str) -> Worker:
     client = Client(site, url=site.url, token=site.token)
 
     def step() -> None:
-        response = client.send("GET", f"/events/datasets/{dataset_id}")
+        if client.line is not None:
+            client.line.close()
+        response = client.follow(f"/events/datasets/{dataset_id}")
         assert response.status == 200
         seen = b""
         while line := response.readline():
@@ -225,8 +242,7 @@ def traffic(site: Site) -> Iterator[Traffic]:
     finally:
         found.stop.set()
         for client in steps["viewer"][1]:
-            with suppress(OSError, AttributeError):
-                client.connection.sock.shutdown(socket.SHUT_RDWR)
+            client.hang_up()
         for thread in threads:
             thread.join(PATIENCE_S)
     assert found.failures == [], found.failures
