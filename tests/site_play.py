@@ -19,7 +19,7 @@ import msgspec
 
 from iceprod.errors import IceProdError, Unavailable
 from iceprod.model.failures import DEFAULT_RULES, Failure, FailureKind
-from iceprod.model.federation import Operation, Peer, PeerRole, PeerStatus, site_of
+from iceprod.model.federation import Operation, OperationKind, Peer, PeerRole, PeerStatus, site_of
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Requirements
@@ -338,7 +338,8 @@ class Site:
 
     ``ran`` are the leases of its parent under which a pilot of its own ended so, ``finished`` those
     whose tasks were complete here, ``under`` those under which it has lent tasks on, by its own
-    leases.  ``excused`` are leases that it took from children itself.
+    leases.  ``excused`` are leases that it took from children itself, ``said`` is what it has stated
+    of those of its parent.
     """
 
     name: str
@@ -354,6 +355,7 @@ class Site:
     finished: set[str] = field(default_factory=set)
     under: dict[str, str] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)
+    said: set[tuple[str, OperationKind]] = field(default_factory=set)
     moves: list[tuple[str, TaskStatus, TaskEvent, TaskStatus]] = field(default_factory=list)
     process: Process = field(init=False)
 

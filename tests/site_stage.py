@@ -142,6 +142,8 @@ class Wire:
     async def call(self, method: str, message: msgspec.Struct, answer: type[Any]) -> Any:
         site = self._process.site
         sent = Stray(site.name, site.parent, method, msgspec.json.encode(message))
+        if isinstance(message, messages.Report):
+            site.said |= {(each.lease_id, each.kind) for each in message.operations}
         if isinstance(message, messages.Renew) and message.is_all:
             named = {lease_id for _, lease_id in message.leases}
             held = {e.lease_id for e in site.ledger.errands.values() if e.status is ErrandStatus.OPEN}

@@ -10,6 +10,7 @@ an old memory, is drawn.  Then everything is quiet for a while, and all must be 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from random import Random
 
 from hypothesis import HealthCheck, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from iceprod.model.dataset import Dataset
-from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerStatus, site_of
+from iceprod.model.federation import ErrandStatus, OperationKind, Peer, PeerRole, PeerStatus, site_of
 from iceprod.model.lifecycle import MOVES, JobStatus, TaskEvent, TaskStatus
 from iceprod.model.task import Outcome
 from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
@@ -33,6 +34,12 @@ TROUBLE = st.sampled_from(["kill", "kill", "back up", "restore", "silence"])
 PERSONAL = st.sampled_from(
     ["suspended", "resumed", "resumed", "reset", "reset", "hard_reset", "edit", "hand back", "revoke b"]
 )
+SAID = {
+    OperationKind.FINISHED: Outcome.FINISHED,
+    OperationKind.FAILED: Outcome.FAILED,
+    OperationKind.RETURNED: Outcome.EVICTED,
+}
+WRITES = ("tasks.move", "outbox.add", "outbox.done", "errands.add", "errands.end", "datasets.materialise")
 LENGTHS, SEEDS = st.sampled_from([10, 100, 300]), st.integers(0, 1 << 16)
 ENDS = [Outcome.FINISHED, Outcome.FINISHED, Outcome.FINISHED, Outcome.FAILED, Outcome.EVICTED]
 
@@ -83,20 +90,31 @@ class Machine(RuleBasedStateMachine):
     @rule(steps=LENGTHS, seed=SEEDS)
     def work(self, steps: int, seed: int) -> None:
         """Everybody does something all the time, and goes on with it in any order."""
-        self._work(steps, Random(seed), [Fate.ARRIVES])
+        self._work(steps, Random(seed))
 
     @rule(steps=LENGTHS, seed=SEEDS)
     def work_badly_connected(self, steps: int, seed: int) -> None:
         """As `work`, but some messages get lost, come late, or come twice."""
         self._work(steps, Random(seed), [*Fate, *[Fate.ARRIVES] * 4])
 
-    def _work(self, steps: int, random: Random, fates: list[Fate]) -> None:
+    @rule(steps=LENGTHS, seed=SEEDS)
+    def work_among_deaths(self, steps: int, seed: int) -> None:
+        """As `work`, but now and then a process dies before it writes something down."""
+        self._work(steps, Random(seed), deadliness=0.15)
+
+    def _work(
+        self, steps: int, random: Random, fates: Sequence[Fate] = (Fate.ARRIVES,), *, deadliness: float = 0.0
+    ) -> None:
         children = [site for site in self.world.values() if site.parent]
         for _ in range(steps):
-            if self.stage.waiting and random.random() < 0.8:
-                self.stage.open(random.choice(self.stage.waiting), random.choice(fates))
-            else:
+            if not self.stage.waiting or random.random() < 0.2:
                 self._begin_something(random.choice(children), random)
+                continue
+            waiting = random.choice(self.stage.waiting)
+            if waiting.what in WRITES and random.random() < deadliness:
+                waiting.process.site.restart()
+            else:
+                self.stage.open(waiting, random.choice(fates))
 
     def _begin_something(self, site: Site, random: Random) -> None:
         process = site.process
@@ -270,9 +288,10 @@ class Machine(RuleBasedStateMachine):
             for task_id, attempts in site.ledger.attempts.items():
                 assert site_of(attempts[-1].pilot_id) != site.name, task_id
 
-    def _fair(self, site: Site, lease_id: str) -> tuple[Outcome, ...]:
-        """How the attempt may have ended whose task was finished at the child."""
-        return (Outcome.FINISHED,)
+    def _fair(self, site: Site, lease_id: str) -> set[Outcome]:
+        """How an attempt may have ended whose task was finished at the child: as that has said first."""
+        said = {kind for lease, kind in site.said if lease == lease_id}
+        return {outcome for kind, outcome in SAID.items() if kind in said}
 
 
 TestProtocol = Machine.TestCase
