@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -74,15 +75,19 @@ class Keeping:
         """Extend leases of a child, and tell which are its own no longer.
 
         If it has named all, tasks that it was lent and does not know of are taken back: the answer
-        that told of them was lost, or the child has forgotten them.
+        that told of them was lost, or the child has forgotten them.  So long as an answer may be on
+        its way, those that were lent only now are left to it.
 
         Raises:
             AccessDenied: it is no child, or no longer.
         """
         peer = await self._registry.child(principal)
         self._registry.touch(peer.name)
-        keep = self._keep_all if message.is_all else self._keep_some
-        lost = await keep(peer, message.leases)
+        if message.is_all:
+            grace_s = -math.inf if message.is_settled else GRACE_S
+            lost = await self._keep_all(peer, message.leases, missed_before=self._clock() - grace_s)
+        else:
+            lost = await self._keep_some(peer, message.leases)
         if lost:
             await self._note_foreign(peer, lost)
         return Renewed([lease_id for _, lease_id in lost])
@@ -98,9 +103,9 @@ class Keeping:
             lost += await self._extend(peer, [task for task in held.values() if task is not None])
         return lost
 
-    async def _keep_all(self, peer: Peer, leases: Leases) -> Leases:
-        """Extend the leases that are named, take back all others; those that are lost."""
-        holder, before = holder_of(peer.name), self._clock() - GRACE_S
+    async def _keep_all(self, peer: Peer, leases: Leases, *, missed_before: float) -> Leases:
+        """Extend the leases that are named, take back those lent before that instant; those that are lost."""
+        holder = holder_of(peer.name)
         named, seen = set(leases), set[tuple[str, str]]()
         lost: list[tuple[str, str]] = []
         after = None
@@ -108,7 +113,9 @@ class Keeping:
             known = [task for task in held if _lease(task) in named]
             seen.update(map(_lease, known))
             lost += await self._extend(peer, known)
-            missed = [_lease(t) for t in held if _lease(t) not in named and t.status_changed_at < before]
+            missed = [
+                _lease(t) for t in held if _lease(t) not in named and t.status_changed_at < missed_before
+            ]
             if missed:
                 await self._tasks.evict(missed, f"the site {peer.name} does not know of it")
             after = held[-1].task_id

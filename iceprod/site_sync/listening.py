@@ -71,15 +71,19 @@ class Listening:
         await self.renew()
         await asyncio.sleep(self._renew_s)
 
-    async def renew(self) -> None:
-        """Renew the leases of all that is run for the parent, and stop what it has taken away."""
+    async def renew(self, *, is_settled: bool = False) -> None:
+        """Renew the leases of all that is run for the parent, and stop what it has taken away.
+
+        With ``is_settled`` nobody here waits for the answer to a pull, nor begins with one meanwhile.
+        """
         async with self._lock:
             # Once all was answered that was queued before, no end of an errand is on its way.
             is_all_told = (await self._store.outbox.backlog(self._parent)).waiting == 0
             errands = await self._open()
             lost: list[str] = []
             for some in _parts(errands):
-                message = Renew(some, is_all=len(errands) <= MOST_LEASES)
+                is_all = len(errands) <= MOST_LEASES
+                message = Renew(some, is_all=is_all, is_settled=is_settled and is_all)
                 lost += (await self._link.call("site.renew", message, Renewed)).lost
             await self._settling.lose(self._parent, lost, with_told=is_all_told)
         self.is_renewed.set()

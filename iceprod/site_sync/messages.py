@@ -181,11 +181,13 @@ class Renew(msgspec.Struct, frozen=True):
     """``site.renew``: (task id, lease id) of every task that the child holds, or of some of them.
 
     With ``is_all`` the parent takes back what the child does not name, unless it was lent
-    only now.
+    only now: the answer may be on its way.  With ``is_settled``, that too: the child waits for no
+    answer, and does not know of it.
     """
 
     leases: Annotated[list[tuple[Id, Id]], msgspec.Meta(max_length=MOST_LEASES)]
     is_all: bool = False
+    is_settled: bool = False
 
 
 class Renewed(msgspec.Struct, frozen=True):

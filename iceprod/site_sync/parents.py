@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -86,21 +87,6 @@ class Parent:
         self._means = means
         lock = asyncio.Lock()
         mirroring = Mirroring(peer.name, link=link, mirrors=means.mirrors)
-        self.taking = Taking(
-            peer,
-            store=means.store,
-            link=link,
-            mirroring=mirroring,
-            mirrors=means.mirrors,
-            tasks=means.tasks,
-            outbox=means.outbox,
-            room=means.room,
-            stirred=self.stirred,
-            lock=lock,
-            clock=means.clock,
-            name=means.ways.name,
-            poll_s=means.ways.poll_s,
-        )
         self.listening = Listening(
             peer.name,
             store=means.store,
@@ -110,6 +96,22 @@ class Parent:
             lock=lock,
             poll_s=means.ways.poll_s,
             renew_s=means.ways.renew_s,
+        )
+        self.taking = Taking(
+            peer,
+            store=means.store,
+            link=link,
+            mirroring=mirroring,
+            mirrors=means.mirrors,
+            tasks=means.tasks,
+            outbox=means.outbox,
+            room=means.room,
+            renew=partial(self.listening.renew, is_settled=True),
+            stirred=self.stirred,
+            lock=lock,
+            clock=means.clock,
+            name=means.ways.name,
+            poll_s=means.ways.poll_s,
         )
         self.sender = Sender(
             peer.name,

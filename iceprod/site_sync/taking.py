@@ -3,7 +3,7 @@
 What the answer to a pull holds becomes this site's own in an order in which it may be cut off
 anywhere:
 
-1. Nothing is kept: the parent takes back what the next renewal does not name.
+1. Nothing is kept: the parent takes back what is not named before the next pull.
 2. The mirror of the dataset, of which there is one however often it is made.
 3. The errands, under the ids that the next jobs will have.
 4. The jobs, guarded by their number.
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ LOOK_S: Final = 0.5
 """How long it may take until room that has come into being is offered."""
 GAP_S: Final = 0.05
 """The least time between two looks, however much happens."""
+REASK_S: Final = 1.0
+"""How long a request is left to itself, whatever room has come into being since."""
 REFUSED_S: Final = 60.0
 """How long nothing is taken after nothing could be kept of what was lent."""
 _PAGE: Final = 1000
@@ -56,8 +58,10 @@ logger = structlog.get_logger(__name__)
 class Taking:
     """Asks ``peer`` for what this site has ``room`` for, and makes it tasks of this site.
 
-    ``name`` is what this site is called, ``stirred`` is set whenever there may be more room.
-    Nothing is kept while somebody else has ``lock``.
+    ``renew`` names all errands to the parent, when nobody waits for the answer to a pull: before
+    the first one, and after each that was not answered.  ``name`` is what this site is called,
+    ``stirred`` is set whenever there may be more room.  Nothing is kept while somebody else has
+    ``lock``.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Taking:
         tasks: TaskService,
         outbox: Outbox,
         room: Callable[[], Counter[Offer]],
+        renew: Callable[[], Awaitable[None]],
         stirred: asyncio.Event,
         lock: asyncio.Lock,
         clock: Clock,
@@ -85,6 +90,7 @@ class Taking:
         self._tasks = tasks
         self._outbox = outbox
         self._room = room
+        self._renew = renew
         self._stirred = stirred
         self._lock = lock
         self._clock = clock
@@ -92,6 +98,7 @@ class Taking:
         self._poll_s = poll_s
         self._held = 0
         self._counted_at = -math.inf
+        self._is_unsure = True  # whether tasks were lent of which nothing is known here
 
     async def repair(self) -> None:
         """Make the jobs that an earlier process has left unmade."""
@@ -111,9 +118,13 @@ class Taking:
         if not shapes:
             await self._look_again()
             return
+        if self._is_unsure:
+            await self._renew()
+        self._is_unsure = True
         pulled = await self._pull(shapes, held)
         if pulled is None:
             return
+        self._is_unsure = False
         if not pulled.tasks:
             await asyncio.sleep(pulled.retry_after_s)
         elif not await self.keep(pulled.tasks):
@@ -149,16 +160,19 @@ class Taking:
     async def _pull(self, shapes: list[Shape], held: int) -> Pulled | None:
         """What the parent lends; None if there is room of a new kind before it has answered."""
         message = Pull(shapes, self._poll_s, held)
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + REASK_S
         asking = asyncio.ensure_future(self._link.call("site.pull", message, Pulled))
         try:
             while not asking.done():
                 self._stirred.clear()
                 await self._stir_or(asking)
-                if not asking.done() and not covers(shapes, self._shapes(held)):
+                if asking.done() or loop.time() < again_at:
+                    continue
+                if not covers(shapes, self._shapes(held)):
                     return None
             return asking.result()
         finally:
-            # What it was lent all the same, the parent takes back at the next renewal.
             asking.cancel()
 
     async def _stir_or(self, asking: asyncio.Future[Pulled]) -> None:

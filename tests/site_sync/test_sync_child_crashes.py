@@ -20,7 +20,6 @@ from iceprod.model.federation import ErrandStatus
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.task import Outcome
-from iceprod.site_sync.keeping import GRACE_S
 from iceprod.store.base import DatasetFilter, Store
 
 JOBS = 3
@@ -78,7 +77,6 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
 async def to_the_end(pair: Pair) -> None:
     """Let both go on until everything is done."""
     await pair.parent.taking.repair()
-    pair.north.advance(GRACE_S + 1)  # so that what nobody knows of is taken back
     await pair.renew()
     pilot = await pair.south.pilot()
     for _ in range(2 * JOBS + 2):
