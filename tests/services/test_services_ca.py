@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def loaded(path: Path) -> x509.Certificate:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_it_issues_is_good_where_clocks_are_hours_behind(ca: SiteCA) -> None:
+    ca.issue("one", use=CertificateUse.SERVER)
+    issued = loaded(ca.certificate_of("one", CertificateUse.SERVER))
+
+    for certificate in (loaded(ca.certificate), issued):
+        assert certificate.not_valid_before_utc < datetime.now(UTC) - timedelta(hours=12)
+    # The longest that clients take from a server.
+    assert issued.not_valid_after_utc - issued.not_valid_before_utc < timedelta(days=398)
 
 
 @needs_openssl
