@@ -289,7 +289,8 @@ def test_an_hour_more_or_less_on_a_clock_changes_nothing(tmp_path: Path):
 
 @only_all
 def test_a_full_disk_below_loses_nothing(tmp_path: Path):
-    with small_disk(tmp_path / "right", "60m") as folder, running_tree(tmp_path) as tree:
+    more = {"right": {"ICEPROD_FILES__KEEP_FREE_BYTES": "1000000"}}
+    with small_disk(tmp_path / "right", "60m") as folder, running_tree(tmp_path, more=more) as tree:
         play(tree, "disk", functools.partial(fill, folder), jobs=JOBS)
 
 
