@@ -55,7 +55,11 @@ class _Case:
 
 
 class Inbox:
-    """Applies what children report; ``results`` counts statements by site and `Result`."""
+    """Applies what children report; ``results`` counts statements by site and `Result`.
+
+    That somebody has begun with a task is counted only, and told to the site that it is from: that it
+    runs is known since it was lent.
+    """
 
     def __init__(self, store: Store, *, tasks: TaskService, logs: LogService, registry: Registry) -> None:
         self._store = store
