@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from iceprod.clock import Clock
@@ -34,6 +34,7 @@ from iceprod.site_sync.invitation import Invitation
 from iceprod.site_sync.messages import PROTOCOLS, Certified, Certify, Introduction, Join, Joined
 from iceprod.site_sync.registry import Registry, agreed, check_name
 from iceprod.store.base import Store
+from iceprod.store.federation import PeerPatch
 
 _LABEL: Final = "invitation"
 
@@ -240,7 +241,7 @@ class Enrolment:
         if peer.expires_at is None:
             raise ConflictError("this site is known by a token, not by a certificate")
         made = await self._certified(peer.name, message.csr, again=True)
-        await self._registry.put(replace(peer, expires_at=facts_of(made).ends_at))
+        await self._registry.change(peer, PeerPatch(expires_at=facts_of(made).ends_at))
         self._registry.touch(peer.name)
         await self._registry.audit(peer.name, "site.renew_certificate", peer.name)
         return Certified(made, await self._trusted())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from iceprod.errors import ConflictError
 from iceprod.model.federation import Peer
 from iceprod.site_sync.calls import Calls
 from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
 from iceprod.store.base import Store
+from iceprod.store.federation import PeerPatch
 
 
 async def greet(peer: Peer, link: Calls, store: Store, *, version: str) -> None:
@@ -21,9 +20,6 @@ async def greet(peer: Peer, link: Calls, store: Store, *, version: str) -> None:
     found = await link.call("site.hello", Hello(list(PROTOCOLS), version), Welcome)
     if found.protocol not in PROTOCOLS:
         raise ConflictError(f"{peer.name} speaks version {found.protocol} of the protocol")
-    kept = await store.peers.get(peer.role, peer.name)
-    if kept is None:
-        return
-    told = replace(kept, protocol=found.protocol, version=found.version[:64], lease_s=found.lease_s)
-    if told != kept:
-        await store.peers.put(told)
+    told = PeerPatch(protocol=found.protocol, version=found.version[:64], lease_s=found.lease_s)
+    # Who has been left meanwhile stays so.
+    await store.peers.update(peer.role, peer.name, told, expected=peer.status)

@@ -26,6 +26,7 @@ from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.authority import Authority
 from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
 from iceprod.store.base import AuditEntry, Store
+from iceprod.store.federation import PeerPatch
 
 _BULK: Final = 1000
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -137,9 +138,9 @@ class Registry:
         authorization.check(principal, "site.hello")
         peer = await self.child(principal)
         protocol = agreed(message.protocols)
-        changed = replace(peer, protocol=protocol, version=message.version[:64])
-        if changed != peer:
-            await self.put(changed)
+        version = message.version[:64]
+        if (peer.protocol, peer.version) != (protocol, version):
+            await self.change(peer, PeerPatch(protocol=protocol, version=version))
         self.touch(peer.name)
         return Welcome(self.name, protocol, peer.lease_s, self.version)
 
@@ -161,8 +162,7 @@ class Registry:
         authorization.check(principal, action)
         if peer.status is PeerStatus.REVOKED:
             raise InvalidTransition(f"the site {peer.name} was revoked; it has to join anew")
-        changed = replace(peer, status=status)
-        await self.put(changed)
+        changed = await self.change(peer, PeerPatch(status=status))
         await self.audit(principal.id, action, peer.name, role=str(peer.role))
         return changed
 
@@ -184,8 +184,7 @@ class Registry:
                 raise _field_error(field, f"a {peer.role} has none")
         if "url" in changes:
             changes = {**changes, "url": parent_url(changes["url"])}
-        changed = replace(peer, **changes)
-        await self.put(changed)
+        changed = await self.change(peer, PeerPatch(**changes))
         await self.audit(principal.id, "site.set", name, role=str(peer.role), **changes)
         return changed
 
@@ -236,6 +235,18 @@ class Registry:
         """Keep a site, and tell every process that it has changed."""
         await self._store.peers.put(peer)
         self._events.publish(Event(EventKind.PEER_CHANGED, peer.name))
+
+    async def change(self, peer: Peer, patch: PeerPatch) -> Peer:
+        """Change a site that stands as it was found, so that who was revoked meanwhile stays so.
+
+        Raises:
+            ConflictError: it does not stand so any more.
+        """
+        changed = await self._store.peers.update(peer.role, peer.name, patch, expected=peer.status)
+        if changed is None:
+            raise ConflictError(f"the site {peer.name} was changed by somebody else: look again")
+        self._events.publish(Event(EventKind.PEER_CHANGED, peer.name))
+        return changed
 
     async def audit(self, who: str, action: str, target: str, **detail: object) -> None:
         """Note what was done to a site, or by it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -15,6 +14,7 @@ from iceprod.site_sync.calls import Calls
 from iceprod.site_sync.identity import IdentityFiles
 from iceprod.site_sync.messages import Certified, Certify
 from iceprod.store.base import Store
+from iceprod.store.federation import PeerPatch
 
 logger = structlog.get_logger(__name__)
 
@@ -84,7 +84,7 @@ class Renewal:
     async def _note_end(self, name: str, files: IdentityFiles) -> None:
         """Keep until when the certificate is good, also of one that others renew."""
         facts = files.facts()
-        expires_at = facts.ends_at if facts is not None else None
         peer = await self._store.peers.get(PeerRole.PARENT, name)
-        if peer is not None and peer.expires_at != expires_at:
-            await self._store.peers.put(replace(peer, expires_at=expires_at))
+        if facts is not None and peer is not None and peer.expires_at != facts.ends_at:
+            patch = PeerPatch(expires_at=facts.ends_at)
+            await self._store.peers.update(peer.role, name, patch, expected=peer.status)

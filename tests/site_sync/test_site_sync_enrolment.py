@@ -32,6 +32,7 @@ from iceprod.services.peer_keys import facts_of, fingerprint, fits, new_key
 from iceprod.site_sync.greeting import greet
 from iceprod.site_sync.invitation import Invitation
 from iceprod.site_sync.messages import PROTOCOLS, Certify, Hello, Join, Joined, Welcome
+from iceprod.store.federation import PeerPatch
 
 DESY = Principal(PrincipalKind.SITE, "desy")
 ELSEWHERE = "192.0.2.7"
@@ -427,6 +428,17 @@ async def test_what_a_parent_says_of_itself_is_kept(parent: Site) -> None:
     assert kept == replace(above, version="2.0", lease_s=60.0)
     with pytest.raises(ConflictError, match="version 7"):
         await greet(above, Says(Welcome("north", 7, 60.0)), parent.store, version="1")
+
+
+async def test_who_was_revoked_meanwhile_stays_so(parent: Site) -> None:
+    await joined(parent)
+    found, registry = await peer(parent), parent.services.federation.registry
+    await registry.revoke(ADMIN, "desy")
+
+    with pytest.raises(ConflictError, match="somebody else"):
+        await registry.change(found, PeerPatch(version="2"))
+
+    assert (await peer(parent)).status is PeerStatus.REVOKED
 
 
 async def test_who_vouches_for_this_site_has_to_be_there(tmp_path: Path) -> None:
