@@ -1,13 +1,13 @@
 """The tasks that are run for other sites: what is told about them, and when they are dropped.
 
 `Errands` is what services know of other sites (`iceprod.services.foreign.Foreign`).  An errand
-is *open* while its lease is the parent's last word; of others nothing is told.
+is *open* while its lease is the parent's last word; of others only late logs are told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from iceprod.clock import Clock
 from iceprod.model.failures import Failure
@@ -16,6 +16,8 @@ from iceprod.model.task import Task
 from iceprod.services.reporting import Report
 from iceprod.site_sync.outbox import Outbox
 from iceprod.store.base import Store
+
+_OVER: Final = frozenset({ErrandStatus.ENDED, ErrandStatus.LOST})
 
 
 class Errands:
@@ -44,9 +46,13 @@ class Errands:
         await self._say(task.task_id, OperationKind.FAILED, {"error": failed(failure, report)})
 
     async def logged(self, task_id: str, attempt: int, name: str) -> None:
-        """A log of an attempt was kept; it is read when it is sent."""
+        """A log of an attempt was kept; it is read when it is sent.
+
+        It may come behind the end of its attempt, even when that was told already.
+        """
         body = {"local": task_id, "attempt": attempt, "name": name}
-        await self._say(task_id, OperationKind.LOG, body, mark=f"{attempt}/{name}")
+        mark = f"{attempt}/{name}"
+        await self._say(task_id, OperationKind.LOG, body, mark=mark, unless={ErrandStatus.LOST})
 
     async def returned(self, task_ids: Sequence[str], reason: str) -> None:
         """Tasks are not run here, or no longer."""
@@ -59,9 +65,17 @@ class Errands:
             )
         )
 
-    async def _say(self, task_id: str, kind: OperationKind, body: dict[str, Any], *, mark: str = "") -> None:
+    async def _say(
+        self,
+        task_id: str,
+        kind: OperationKind,
+        body: dict[str, Any],
+        *,
+        mark: str = "",
+        unless: Collection[ErrandStatus] = _OVER,
+    ) -> None:
         errand = (await self._store.errands.of_tasks([task_id])).get(task_id)
-        if errand is not None and _is_open(errand):
+        if errand is not None and errand.status not in unless:
             await self.outbox.add(operation(errand, kind, body, at=self._clock(), mark=mark))
 
 

@@ -220,3 +220,20 @@ async def test_a_task_reaches_what_it_names_at_its_own_site(pair: Pair) -> None:
     with pytest.raises(LeaseLost):
         await reach.of(caller)
     reach.close()
+
+
+async def test_a_log_that_comes_behind_the_end_is_told_all_the_same(pair: Pair) -> None:
+    dataset = await pair.north.submit()
+    await pair.take()
+    pilot = await pair.south.pilot()
+    held = await pair.south.one(pilot)
+    await pair.south.finish(pilot, held)
+    await pair.tell()
+    assert await pair.errands() == {ErrandStatus.ENDED: 1}
+    await pair.south.services.logs.put(
+        pilot, held.task_id, held.lease_id, name="stdout", data=packed("late\n")
+    )
+    await pair.tell()
+    log = await pair.north.services.logs.read(ADMIN, f"{dataset.dataset_id}-0-0", "stdout")
+    assert log.text == "late\n"
+    assert await pair.errands() == {ErrandStatus.ENDED: 1}
