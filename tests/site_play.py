@@ -356,6 +356,7 @@ class Site:
     under: dict[str, str] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)
     said: set[tuple[str, OperationKind]] = field(default_factory=set)
+    complete: set[str] = field(default_factory=set)
     moves: list[tuple[str, TaskStatus, TaskEvent, TaskStatus]] = field(default_factory=list)
     process: Process = field(init=False)
 
@@ -379,6 +380,7 @@ class Site:
             return
         self.process.kill()
         self.ledger = self.backup.copy()
+        self.complete = {t.task_id for t in self.ledger.tasks.values() if t.status is TaskStatus.COMPLETE}
         for site in (self, self.world.get(self.parent)):
             if site is not None:
                 site.excused |= {f"{site.name}.{number + 1}" for number in range(site.leases)}
@@ -388,8 +390,13 @@ class Site:
         """Note a move, and compare it with what has happened."""
         self.moves.append((before.task_id, before.status, move.event, after.status))
         errand = self.ledger.errands.get(after.task_id)
-        if after.status is TaskStatus.COMPLETE and errand is not None:
-            self.finished.add(errand.lease_id)
+        if move.event is TaskEvent.HARD_RESET:
+            self.complete.discard(after.task_id)
+        if after.status is TaskStatus.COMPLETE:
+            self.stage.check(after.task_id not in self.complete, f"{after.task_id} is complete once more")
+            self.complete.add(after.task_id)
+            if errand is not None:
+                self.finished.add(errand.lease_id)
         if move.event is TaskEvent.CLAIMED and errand is not None:
             self.under[after.lease_id] = errand.lease_id
         child = site_of(before.pilot_id)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from random import Random
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -21,8 +22,9 @@ from iceprod.model.dataset import Dataset
 from iceprod.model.federation import ErrandStatus, OperationKind, Peer, PeerRole, PeerStatus, site_of
 from iceprod.model.lifecycle import MOVES, JobStatus, TaskEvent, TaskStatus
 from iceprod.model.task import Outcome
+from iceprod.site_sync.messages import Report, Statement
 from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
-from tests.site_stage import Fate, Stage
+from tests.site_stage import Fate, Stage, Stray
 
 EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "50"))
 STEPS = int(os.environ.get("ICEPROD_MACHINE_STEPS", "30"))
@@ -152,6 +154,21 @@ class Machine(RuleBasedStateMachine):
         for _ in range(min(some, len(self.stage.strays))):
             stray = self.stage.strays.pop(which % len(self.stage.strays))
             self.world[stray.parent].process.take(stray)
+
+    @rule(name=CHILDREN, kind=st.sampled_from(list(SAID)), which=st.integers(0, 5))
+    def forge(self, name: str, kind: OperationKind, which: int) -> None:
+        """A site speaks of a lease that is another's, or a pilot's."""
+        parent = PARENTS[name]
+        others = [
+            task for task in self.world[parent].ledger.tasks.values() if task.pilot_id != f"site:{name}"
+        ]
+        if not others:
+            return
+        task = others[which % len(others)]
+        body: dict[str, object] = {"error": {"kind": "exit"}} if kind is OperationKind.FAILED else {}
+        told = Report([Statement("forged", kind, task.task_id, task.lease_id or "none", body=body)])
+        stray = Stray(name, parent, "site.report", msgspec.json.encode(told))
+        self.world[parent].process.take(stray)
 
     # What people do
 
