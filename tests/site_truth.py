@@ -48,6 +48,11 @@ class Watch:
             self.falls.append(f"from {self.best} to {now}")
         self.best = max(self.best, now)
 
+    def forget(self) -> None:
+        """What was seen may have been undone."""
+        self.best = 0
+        self.falls.clear()
+
 
 @dataclass
 class Work:

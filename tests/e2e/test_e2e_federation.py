@@ -324,17 +324,20 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 @only_all
-def test_an_old_backup_below_doubles_nothing(tmp_path: Path):
+@pytest.mark.parametrize("label", ["top", "left", "right"])
+def test_an_old_backup_doubles_nothing(tmp_path: Path, label: str):
     with running_tree(tmp_path) as tree:
-        play(tree, "backup", go_back, jobs=JOBS)
+        play(tree, "backup", functools.partial(go_back, label), jobs=JOBS)
 
 
-def go_back(work: Work) -> None:
-    """Put ``right`` back to where it was some time ago."""
-    right, old = work.tree.right, work.tree.folder / "old"
+def go_back(label: str, work: Work) -> None:
+    """Put a site back to where it was some time ago."""
+    site, old = work.tree.sites[label], work.tree.folder / "old"
     work.wait(0.15)
-    right.command("backup", str(old), "--data", str(right.folder))
+    site.command("backup", str(old), "--data", str(site.folder))
     work.wait(0.5)
-    right.stop(kill=True)
-    right.command("restore", str(old), "--data", str(right.folder))
-    right.start_again()
+    site.stop(kill=True)
+    site.command("restore", str(old), "--data", str(site.folder))
+    site.start_again()
+    if label == "top":  # what it has forgotten is done again
+        work.watch.forget()
