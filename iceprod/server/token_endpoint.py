@@ -19,7 +19,13 @@ _MAX_BYTES: Final = 256 * 1024
 
 
 class HttpTokenEndpoint:
-    """Posts forms; follows no redirect, so that a secret goes where the settings say and nowhere else."""
+    """Posts forms; follows no redirect, so that a secret goes where the settings say and nowhere else.
+
+    An answer may take ``timeout_s``.
+    """
+
+    def __init__(self, *, timeout_s: float = _TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
 
     async def ask(
         self, url: str, form: Mapping[str, str], *, client: tuple[str, str] | None, ca_path: str | None
@@ -35,8 +41,8 @@ class HttpTokenEndpoint:
             method="POST",
             headers=headers,
             body=urlencode(form),
-            connect_timeout=_TIMEOUT_S,
-            request_timeout=_TIMEOUT_S,
+            connect_timeout=self._timeout_s,
+            request_timeout=self._timeout_s,
             follow_redirects=False,
             ssl_options=_trust(ca_path) if url.startswith("https:") else None,
         )

@@ -71,7 +71,7 @@ async def test_no_redirect_is_followed(url: str):
 
 @pytest.mark.expects_logs
 async def test_what_is_no_answer_is_told_without_the_secret(url: str):
-    endpoint = HttpTokenEndpoint()
+    endpoint = HttpTokenEndpoint(timeout_s=2.0)  # who speaks no TLS waits for the end of a line
     bound, port = bind_unused_port()
     bound.close()
     for address in (f"{url}/large", f"http://127.0.0.1:{port}/token", f"https{url[4:]}/token"):
