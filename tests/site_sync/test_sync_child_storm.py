@@ -103,18 +103,17 @@ async def test_what_ended_while_the_parent_was_away_is_told_when_it_is_back(pair
     async with sharing(pair.south, pair.wire, pair.room):
         await until(lambda: _has_taken(pair, 3))
         pair.wire.is_down = True
-        await work(pair.south, pilot)
-        assert (await pair.south.store.outbox.backlog("north")).waiting == 6
+        await until(lambda: _waits(pair, 6), between=lambda: work(pair.south, pilot))
         pair.wire.is_down = False
         await until(lambda: is_complete(pair.north, dataset))
 
 
 async def _has_taken(pair: Pair, tasks: int) -> bool:
-    """Whether so many tasks may run here; the errands are written down before."""
-    if (await pair.errands()).get(ErrandStatus.OPEN) != tasks:
-        return False
-    found = await pair.south.store.tasks.ready_counts()
-    return sum(found.values()) == tasks
+    return (await pair.errands()).get(ErrandStatus.OPEN) == tasks
+
+
+async def _waits(pair: Pair, operations: int) -> bool:
+    return (await pair.south.store.outbox.backlog("north")).waiting == operations
 
 
 async def test_parents_are_followed_as_they_come_and_go(pair: Pair) -> None:
