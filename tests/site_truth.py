@@ -65,6 +65,7 @@ class Work:
     watch: Watch
     began: float
     submitted_at: float
+    mistakes: dict[str, int]  # how many each site had logged before
 
     @property
     def tasks(self) -> int:
@@ -90,7 +91,16 @@ def submit(tree: Tree, name: str, *, jobs: int) -> Work:
     script.chmod(0o755)
     config = havoc.configuration(script, runs)
     dataset_id = tree.top.call("dataset.submit", config=config, njobs=jobs, description=name)["dataset_id"]
-    return Work(tree, dataset_id, runs, jobs, Watch(tree, dataset_id), time.monotonic(), time.time())
+    return Work(
+        tree,
+        dataset_id,
+        runs,
+        jobs,
+        Watch(tree, dataset_id),
+        began=time.monotonic(),
+        submitted_at=time.time(),
+        mistakes={label: len(_mistakes(site.folder)) for label, site in tree.sites.items()},
+    )
 
 
 @contextmanager
@@ -168,11 +178,19 @@ def _log(folder: Path) -> str:
     return "\n".join([f"== {folder.name}", *lines[-30:]])
 
 
+def _mistakes(folder: Path) -> list[str]:
+    """What a site complains of in its log that is nobody's fault but its own."""
+    lines = (folder / "server.log").read_text(errors="replace").splitlines()
+    return [line for line in lines if '"level":"error"' in line or '"level":"critical"' in line]
+
+
 def check(work: Work) -> str:
     """Check every promise; what was seen, in words."""
     tree = work.tree
     assert not work.watch.falls, f"tasks went back from complete: {work.watch.falls}"
     for site in tree.sites.values():
+        mistakes = _mistakes(site.folder)[work.mistakes[site.label] :]
+        assert not mistakes, f"{site.label} logged {mistakes}"
         with site.opened() as (runner, store):
             runner.run(_check_store(store, site.label, since=work.submitted_at))
     with tree.top.opened() as (runner, store):
