@@ -7,28 +7,40 @@ leases does not wait for it.  Files of one place go one after the other.
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from iceprod import clock as clocks
+from iceprod.clock import Clock
 from iceprod.model.federation import Operation, OperationKind, Queued
 from iceprod.model.task import parse_task_id
 from iceprod.services.files import JOB_TEMP
 
 AT_ONCE: Final = 8
+FIRST_S: Final = 0.5
+LONGEST_S: Final = 60.0
+"""How long no file is begun with after one that could not be sent; longer with each, up to the longest."""
 
 Place = tuple[object, ...]
 
 
 class FileQueue:
-    """Has files sent by ``send``, which ends when a file has left the outbox."""
+    """Has files sent by ``send``, which ends when a file has left the outbox; ``steady`` tells the time."""
 
-    def __init__(self, send: Callable[[Queued], Awaitable[None]]) -> None:
+    def __init__(
+        self, send: Callable[[Queued], Awaitable[None]], *, steady: Clock = clocks.monotonic
+    ) -> None:
         self._send = send
+        self._steady = steady
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._over: set[int] = set()
         self._has_ended = asyncio.Event()
         self._failure: BaseException | None = None
+        self._failures = 0
+        self._rests_until = -math.inf
 
     def go_on(self, queued: Sequence[Queued]) -> list[Queued]:
         """Begin with what can be sent of the outbox as it is read just now; what else may be told."""
@@ -81,6 +93,8 @@ class FileQueue:
     def _begin(self, queued: Queued) -> None:
         if queued.number in self._under_way or len(self._under_way) >= AT_ONCE:
             return
+        if self._steady() < self._rests_until:
+            return
         task = asyncio.ensure_future(self._send(queued))
         self._under_way[queued.number] = task
         task.add_done_callback(lambda task: self._ended(queued.number, task))
@@ -93,8 +107,18 @@ class FileQueue:
         error = task.exception()
         if error is None:
             self._over.add(number)  # the outbox that was read before it ended has it still
+            self._failures, self._rests_until = 0, -math.inf
         else:
             self._failure = error
+            self._rest()
+
+    def _rest(self) -> None:
+        """Begin with no file for a while; those that fail together are one failure."""
+        now = self._steady()
+        if now >= self._rests_until:
+            pause_s = min(LONGEST_S, FIRST_S * 2.0 ** min(self._failures, 16))
+            self._failures += 1
+            self._rests_until = now + pause_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def _place(told: Operation) -> Place:

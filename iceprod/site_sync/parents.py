@@ -165,6 +165,7 @@ class Parent:
                 await step()
             except IceProdError as exc:
                 if isinstance(exc, _COUNTED) and not isinstance(exc, StoreUnavailable):
+                    await asyncio.sleep(FIRST_S)  # whatever it was that was away
                     continue
                 if exc.message != reason:
                     logger.warning("sharing failed", parent=self.peer.name, what=what, reason=exc.message)

@@ -9,7 +9,7 @@ import pytest
 
 from iceprod.errors import Unavailable
 from iceprod.model.federation import Operation, OperationKind, Queued
-from iceprod.site_sync.file_queue import AT_ONCE, FileQueue
+from iceprod.site_sync.file_queue import AT_ONCE, FIRST_S, FileQueue
 
 
 class Sending:
@@ -117,7 +117,9 @@ async def test_files_of_one_place_go_one_after_the_other(
     assert sending.begun == [1, 2]
 
 
-async def test_a_failure_is_told_once_and_the_file_is_tried_again(files: FileQueue, sending: Sending):
+async def test_a_failure_is_told_once_and_the_file_is_tried_again_after_a_while(sending: Sending):
+    now = 0.0
+    files = FileQueue(sending, steady=lambda: now)
     outbox = [file(1, "d-0-0", "a"), finished(2, "d-0-0")]
     files.go_on(outbox)
     await turns()
@@ -129,7 +131,12 @@ async def test_a_failure_is_told_once_and_the_file_is_tried_again(files: FileQue
     files.check()
     assert files.go_on(outbox) == []
     await turns()
+    assert sending.begun == [1]
+    now = FIRST_S
+    assert files.go_on(outbox) == []
+    await turns()
     assert sending.begun == [1, 1]
+    await files.close()
 
 
 async def test_waiting_ends_with_a_file_with_news_and_in_the_end(files: FileQueue, sending: Sending):
