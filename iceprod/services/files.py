@@ -313,7 +313,12 @@ class FileService:
     async def run(self, work: Callable[[], T]) -> T:
         """Do blocking ``work`` on a thread; what was begun ends even if nobody waits any more."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        return await asyncio.shield(future)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # Whoever has gone may have closed the file by now, and gets to know nothing of it.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
 
     def check_size(self, size: int) -> None:
         """Refuse a file that is too large.

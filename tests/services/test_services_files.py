@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
 import hashlib
 import os
+import threading
 
 import pytest
 from hypothesis import given
@@ -446,3 +449,28 @@ async def test_may_upload_is_what_upload_would_say(files, held):
         await files.may_upload(payload, "dataset_temp/other/x")
     with pytest.raises(NotAuthenticated):
         await files.may_upload(ANONYMOUS, "site_temp/x")
+
+
+async def test_what_fails_when_nobody_waits_any_more_is_nobodys_trouble(files):
+    """As a read of a file that has been closed, since its reader had gone."""
+    begun, gate, ended = threading.Event(), threading.Event(), threading.Event()
+    troubles = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+
+    def work():
+        begun.set()
+        gate.wait(10)
+        ended.set()
+        raise OSError(errno.EBADF, "it was closed")
+
+    waiting = asyncio.ensure_future(files.run(work))
+    await asyncio.to_thread(begun.wait, 10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.set()
+    await asyncio.to_thread(ended.wait, 10)
+    await asyncio.sleep(0.01)
+    gc.collect()
+
+    assert troubles == []
