@@ -98,7 +98,7 @@ class Taking:
         self._poll_s = poll_s
         self._held = 0
         self._counted_at = -math.inf
-        self._is_unsure = True  # whether tasks were lent of which nothing is known here
+        self._is_unsure = True  # whether tasks may have been lent that are none of this site
 
     async def repair(self) -> None:
         """Make the jobs that an earlier process has left unmade."""
@@ -124,14 +124,17 @@ class Taking:
         pulled = await self._pull(shapes, held)
         if pulled is None:
             return
-        self._is_unsure = False
+        kept = await self.keep(pulled.tasks)
+        self._is_unsure = kept < len(pulled.tasks)
         if not pulled.tasks:
             await asyncio.sleep(pulled.retry_after_s)
-        elif not await self.keep(pulled.tasks):
+        elif not kept:
             await asyncio.sleep(REFUSED_S)
 
     async def keep(self, lent: Sequence[Lent]) -> int:
         """Make tasks of this site of those that were lent; of how many that went well."""
+        if not lent:
+            return 0
         async with self._lock:
             leases = [one.lease_id for one in lent]
             known = await self._store.errands.of_leases(self.peer.name, leases)

@@ -16,6 +16,7 @@ import pytest
 from site_harness import LARGE, task
 from sync_harness import Fault, Pair, open_pair
 
+from iceprod.errors import Unavailable
 from iceprod.model.federation import ErrandStatus
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.paging import Page
@@ -154,3 +155,13 @@ async def test_an_answer_that_is_lost_is_no_loss(pair: Pair) -> None:
         await pair.take()
     await to_the_end(pair)
     await check(pair)
+
+
+@pytest.mark.expects_logs
+async def test_what_cannot_be_kept_goes_back_before_more_is_taken(pair: Pair) -> None:
+    pair.wire.then("site.dataset", Fault.LOST)
+    with pytest.raises(Unavailable):
+        await pair.take()
+    assert await pair.errands() == {}
+    await pair.take()
+    assert await pair.errands() == {ErrandStatus.OPEN: JOBS}
