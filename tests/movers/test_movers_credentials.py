@@ -77,6 +77,23 @@ async def test_a_client_certificate_is_shown_to_whom_it_was_given_for(web: Nginx
     await place.mover.close()
 
 
+async def test_a_certificate_is_shown_beside_a_token(web: NginxServer) -> None:
+    identity = web.authority.issue("bob")
+    pem = identity.certificate.read_bytes() + identity.key.read_bytes()
+    place = web.place("certified-beside")
+    token = dataclasses.replace(place.access, credential=Credential("token", b"open-sesame"))
+    both = dataclasses.replace(token, certificate=Credential("x509", pem))
+    known, certified = (
+        dataclasses.replace(place.root, path=f"/{name}/a.i3") for name in ("known", "certified")
+    )
+
+    assert (await place.mover.stat(known, both)).size_bytes == 6
+    assert (await place.mover.stat(certified, both)).size_bytes == 6
+    with pytest.raises(AccessDenied):
+        await place.mover.stat(certified, token)
+    await place.mover.close()
+
+
 async def test_a_server_that_nobody_vouches_for_is_not_trusted(web: NginxServer, tmp_path: Path) -> None:
     other = Authority(tmp_path).certificate
 

@@ -380,6 +380,29 @@ async def test_a_put_goes_where_it_is_sent(mover: HttpMover) -> None:
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize(
+    ("checksums", "told"),
+    [
+        ({}, b""),
+        ({"md5": hashlib.md5(b"12345").hexdigest()}, b""),
+        (
+            {"sha256": hashlib.sha256(b"12345").hexdigest()},
+            base64.b64encode(hashlib.sha256(b"12345").digest()),
+        ),
+    ],
+)
+async def test_who_takes_a_file_is_told_its_sha256(
+    mover: HttpMover, checksums: dict[str, str], told: bytes
+) -> None:
+    async with raw_server(answer(b"", status="403 Forbidden")) as server:
+        with pytest.raises(AccessDenied):
+            await mover.put(server.location, reaching(), Outgoing(5, pieces(b"12345"), checksums))
+
+        (head,) = server.requests
+        lines = [line for line in head.split(b"\r\n") if line.lower().startswith(b"digest:")]
+        assert lines == ([b"Digest: sha-256=" + told] if told else [])
+
+
 async def test_an_early_yes_to_a_put_is_none(mover: HttpMover) -> None:
     async with raw_server(answer(b"", status="201 Created")) as server:
         with pytest.raises(TransferFailed):
