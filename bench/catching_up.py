@@ -24,6 +24,7 @@ from iceprod.model.federation import Errand, ErrandStatus, Operation, OperationK
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.server.assembly import make_services
 from iceprod.server.context import Services
+from iceprod.server.process import tune_interpreter
 from iceprod.site_sync.errands import operation
 from iceprod.site_sync.file_sending import Sent
 from iceprod.site_sync.messages import Report, Reported
@@ -127,6 +128,7 @@ async def _no_file(_: Operation) -> Sent:
 
 def measure(rounds: Rounds) -> Result:
     """Each round on copies of the same two sites."""
+    tune_interpreter()
     taken, messages = [], 0
     with tempfile.TemporaryDirectory(prefix="iceprod-bench-") as name:
         held = asyncio.run(lend_all(Path(name, "parent.db"), tasks=TASKS))

@@ -27,6 +27,7 @@ from iceprod.model.lifecycle import TaskEvent
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Lease, Move
 from iceprod.server.assembly import make_services
+from iceprod.server.process import tune_interpreter
 from iceprod.site_sync.messages import Report, Statement
 from iceprod.site_sync.rulings import Result
 from iceprod.store.sqlite import SqliteStore, schema
@@ -130,7 +131,8 @@ def _into(connection: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]
 
 
 def measure(rounds: Rounds) -> harness.Result:
-    """Yardstick and product in turns, each round on new files."""
+    """Yardstick and product in turns, each round on new files, in a process set up as the server is."""
+    tune_interpreter()
     with tempfile.TemporaryDirectory(prefix="iceprod-bench-") as name:
         folder = Path(name)
         held = asyncio.run(lend_all(folder / "lent.db"))
