@@ -21,16 +21,32 @@ from iceprod.site_sync.invitation import Invitation
 
 SITES: Final = 25
 READY: Final = [Backlog(tasks=100_000, classes=100)]
-IDLE_S: Final = 15.0
+IDLE_S: Final = 10.0
 BUSY_S: Final = 8.0
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Claims per second by local pilots, CPU seconds per second and site, and what busy sites did."""
+class Claims:
+    """How many a second, and the CPU seconds of the server for one."""
 
-    alone: float
-    beside: float
+    rate: float
+    cpu_s: float
+
+    @classmethod
+    def measured(cls, running: Site) -> Claims:
+        """What local pilots get now."""
+        before = cpu_s(running.process.pid)
+        done = pilot_load.run(running.directory, running.rpc_port, SECONDS)
+        calls = done["claims"] + done["finishes"]
+        return cls(done["claims"] / done["claim_s"], (cpu_s(running.process.pid) - before) / calls)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Claims by local pilots, CPU seconds per second of idle sites, and what busy ones did and took."""
+
+    alone: Claims
+    beside: Claims
     idle_cpu: float
     busy_cpu_s: float
     tasks: int
@@ -46,12 +62,13 @@ def measure(rounds: Rounds) -> Result:
     tasks = statistics.median(turn.tasks for turn in turns)
     return Result(
         name="P12.sites",
-        ratios=[turn.beside / turn.alone for turn in turns],
+        ratios=[turn.beside.rate / turn.alone.rate for turn in turns],
         goal=0.9,
         note=f"claims/s of local pilots: while {SITES} idle sites wait / without them",
         figures={
-            "claims/s": round(statistics.median(turn.alone for turn in turns)),
-            "an idle site: ms of CPU per s": _median(1e3 * turn.idle_cpu / SITES for turn in turns),
+            "claims/s": round(statistics.median(turn.alone.rate for turn in turns)),
+            "the same by CPU": _median(turn.alone.cpu_s / turn.beside.cpu_s for turn in turns),
+            "an idle site: µs of CPU per s": _median(1e6 * turn.idle_cpu / SITES for turn in turns),
             "a task lent and reported: µs of CPU": _median(
                 1e6 * turn.busy_cpu_s / max(turn.tasks, 1) for turn in turns
             ),
@@ -62,14 +79,14 @@ def measure(rounds: Rounds) -> Result:
 
 def _turn(running: Site, *, first: bool) -> Turn:
     tokens = _join(running)
-    alone = 0.0 if first else _claims(running)
+    alone = None if first else Claims.measured(running)
+    of_itself = _used(running, IDLE_S)
     with _children(running, tokens, 0) as children:
         assert children.stdout is not None
         children.stdout.readline()
-        idle_cpu = _used(running, IDLE_S)
-        beside = _claims(running)
-    if first:
-        alone = _claims(running)
+        idle_cpu = _used(running, IDLE_S) - of_itself
+        beside = Claims.measured(running)
+    alone = alone or Claims.measured(running)
     before = cpu_s(running.process.pid)
     with _children(running, tokens, BUSY_S) as children:
         assert children.stdout is not None
@@ -110,11 +127,6 @@ def _used(running: Site, seconds: float) -> float:
     before = cpu_s(running.process.pid)
     time.sleep(seconds)
     return (cpu_s(running.process.pid) - before) / seconds
-
-
-def _claims(running: Site) -> float:
-    done = pilot_load.run(running.directory, running.rpc_port, SECONDS)
-    return done["claims"] / done["claim_s"]
 
 
 def _url(running: Site) -> str:
