@@ -104,6 +104,10 @@ class FileFetching:
             except LeaseLost:
                 if coming.errand.lease_id == errand.lease_id:
                     raise
+            except asyncio.CancelledError:
+                if coming.task.cancelled() and not _is_cancelled():
+                    raise Unavailable("this site is stopping", retry_after_s=5) from None
+                raise
             if coming.errand.lease_id == errand.lease_id:
                 return
 
@@ -255,6 +259,12 @@ class FileFetching:
                 self._files.check_size(draft.size_bytes + len(piece))
                 await self._files.run(partial(draft.write, piece))
                 await transfer.moved(len(piece))
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the one who asks that was cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @contextmanager

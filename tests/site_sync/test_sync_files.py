@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import os
@@ -257,6 +258,22 @@ async def test_a_file_is_deleted_there_too(pair: Chain):
     assert gone == [204, 204, 204, 404]
     assert await known(pair.top) == await known(pair.child.web) == {}
     assert [await running.get(f"{running.job_area}/{name}") for name in ("sent", "waiting")] == [404, 404]
+
+
+async def test_who_waits_for_a_file_is_told_that_the_site_stops(pair: Chain):
+    await pair.lend(task("gen"))
+    running = await pair.running()
+    pair.child.tap.gate.clear()
+    asking = asyncio.create_task(running.send("GET", f"{running.job_area}/in"))
+    fetching = pair.child.site.services.federation.files._fetching
+    while not fetching._coming:
+        await asyncio.sleep(0.01)
+
+    await fetching.close()
+
+    answer = await asking
+    assert (answer.code, decoded(answer)["error"]["code"]) == (503, "unavailable")
+    pair.child.tap.gate.set()
 
 
 async def test_nobody_complains_of_files_of_a_lease_that_is_over(pair: Chain):
