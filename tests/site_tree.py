@@ -35,6 +35,8 @@ LENDERS: Final = ("top", "left")
 PORT, LANE, PROXY, PROXY_LANE = 8080, 8081, 9080, 9081
 """In the network of a site, where no port is anybody else's."""
 CORES: Final = {"top": 1, "left": 1, "right": 2, "deep": 1}
+MEMORY: Final = {"top": 2, "left": 2, "right": 2, "deep": 3}
+"""In GB; so ``right`` alone has room for tasks of two cores, and ``deep`` for those of 3 GB."""
 QUICK: Final = {
     "ICEPROD_SCHEDULING__LEASE_S": "4",
     "ICEPROD_SCHEDULING__HEARTBEAT_S": "0.5",
@@ -181,7 +183,7 @@ def join(tree: Tree, parent: str, child: str) -> None:
 
 
 def _make(label: str, space: Space, folder: Path, more: Mapping[str, str]) -> TreeSite:
-    offer = {"cpu": CORES[label], "memory": 2, "disk": 2, "max_pilots": 1, "max_queued": 1}
+    offer = {"cpu": CORES[label], "memory": MEMORY[label], "disk": 2, "max_pilots": 1, "max_queued": 1}
     settings = {**QUICK, "ICEPROD_FEDERATION__NAME": label}
     grids = json.dumps({"local": offer})
     site = TreeSite(folder=folder, label=label, space=space, within=space.command, grids=grids)

@@ -1,8 +1,9 @@
 """Four sites share work in networks of their own; nothing is lost and nothing is doubled, whatever breaks.
 
 By default few short runs are made.  ``ICEPROD_CHAOS_SITES=all`` makes all of them, and
-``ICEPROD_CHAOS_JOBS`` says how many jobs of three tasks each has; ``ICEPROD_CHAOS_SEED``
-says how the dice fall.  The sites: `tests.site_tree`; what is checked: `tests.site_truth`.
+``ICEPROD_CHAOS_JOBS`` says how many jobs of three tasks each has, ``ICEPROD_CHAOS_SEED`` how the
+dice fall, and ``ICEPROD_CHAOS_S`` for how long a storm lasts.  The sites: `tests.site_tree`; what
+is checked: `tests.site_truth`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import glob
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +33,7 @@ from tests import havoc
 from tests.fault_proxy import Fault, Rule, Schedule
 from tests.nginx_harness import needs_nginx
 from tests.servers import until
-from tests.site_tree import CORES, PARENTS, Tree, join, running_tree
+from tests.site_tree import CORES, MEMORY, PARENTS, Tree, join, running_tree
 from tests.site_truth import Work, audit, held, play, settle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, needs_nginx]
@@ -74,14 +77,18 @@ def parted(*cuts: tuple[str, str], for_s: float) -> Callable[[Work], None]:
 
     def trouble(work: Work) -> None:
         work.wait(0.1)
-        child = next(label for label in cuts[0] if PARENTS[label] in cuts[0])
-        until(lambda: held(work.tree, child) or work.watch.best > 0.7 * work.tasks)
+        wait_until_held(work, next(label for label in cuts[0] if PARENTS[label] in cuts[0]))
         for source, target in cuts:
             work.tree.net.cut(source, target)
         time.sleep(for_s)
         work.tree.net.mend()
 
     return trouble
+
+
+def wait_until_held(work: Work, label: str) -> None:
+    """Wait until a site holds something, or may never do so."""
+    until(lambda: held(work.tree, label) or work.watch.best > 0.7 * work.tasks)
 
 
 def killed(work: Work) -> None:
@@ -98,6 +105,33 @@ def killed(work: Work) -> None:
         time.sleep(dice.uniform(0.0, 1.0))
 
 
+def storm(work: Work) -> None:
+    """Everything at once, for a while: calls are garbled, sites cut off, and processes killed."""
+    tree, dice = work.tree, random.Random(havoc.SEED)
+    schedule = Schedule(MIXED, havoc.SEED)
+    tree.garble(schedule)
+    ways = [way for child, parent in PARENTS.items() if parent for way in ((child, parent), (parent, child))]
+    sites, words = list(tree.sites.values()), ("nginx: master", "iceprod.pilot.main")
+    done: Counter[str] = Counter()
+    end = time.monotonic() + havoc.CHAOS_S
+    try:
+        while time.monotonic() < end:
+            what = dice.choice(["cut", "cut", "mend", "server", *words])
+            if what == "cut":
+                tree.net.cut(*dice.choice(ways))
+            elif what == "mend":
+                tree.net.mend()
+            elif what == "server":
+                dice.choice(sites).kill()
+            else:
+                dice.choice(sites).kill_one(what)
+            done[what] += 1
+            time.sleep(dice.uniform(0.0, 3.0))
+    finally:
+        tree.garble(Schedule())
+    tell(f"{dict(done)}, {schedule.told()}")
+
+
 TROUBLES: dict[str, Callable[[Work], None]] = {
     "none": nothing,
     "calls garbled": garbled(*MIXED),
@@ -105,6 +139,7 @@ TROUBLES: dict[str, Callable[[Work], None]] = {
     "all killed": killed,
 }
 MORE: dict[str, Callable[[Work], None]] = {
+    "storm": storm,
     **{str(fault): garbled(Rule(fault, chance=0.3)) for fault in Fault},
     **{f"{fault}, of the file plane": garbled(Rule(fault, calls="PUT *", chance=0.2)) for fault in Fault},
     "left cut off for a moment": parted(("top", "left"), ("left", "top"), for_s=2.0),
@@ -125,12 +160,16 @@ def test_nothing_is_lost_and_nothing_is_doubled(tree: Tree, name: str):
     play(tree, name.replace(" ", "-"), {**TROUBLES, **MORE}[name], jobs=JOBS)
 
 
-def long_task(tree: Tree, name: str, seconds: float) -> str:
-    """A dataset of one task that only ``right`` has room for; ``name``-1, -2 … appear as it begins."""
+ONLY_AT = {"right": {"cpu": CORES["right"], "memory": 0.05}, "deep": {"cpu": 1, "memory": MEMORY["deep"]}}
+"""What one site alone has room for."""
+
+
+def long_task(tree: Tree, name: str, seconds: float, at: str = "right") -> str:
+    """A dataset of one task that only one site has room for; ``name``-1, -2 … appear as it begins."""
     mark = f"n=1; while [ -e {tree.folder}/{name}-$n ]; do n=$((n+1)); done; : > {tree.folder}/{name}-$n"
     task = {
         "name": name,
-        "requirements": {"cpu": CORES["right"], "memory": 0.05, "disk": 0.05, "time": 0.1},
+        "requirements": {**ONLY_AT[at], "disk": 0.05, "time": 0.1},
         "trays": [{"modules": [{"src": "/bin/sh", "args": ["-c", f"{mark}; exec sleep {seconds}"]}]}],
     }
     config = {"version": 3.1, "tasks": [task]}
@@ -152,27 +191,30 @@ def tell(text: str) -> None:
     sys.stdout.write(f"\n{text}\n")
 
 
-def test_a_task_starts_at_once_at_an_idle_site(tree: Tree):
+@pytest.mark.parametrize("label", ONLY_AT)
+def test_a_task_starts_at_once_at_an_idle_site(tree: Tree, label: str):
     settle(tree)
     spans = []
-    for number in range(5):
+    for number in range(6):
         before = time.time()
-        dataset_id = long_task(tree, f"quick{number}", 0)
-        spans.append(began(tree, f"quick{number}") - before)
+        dataset_id = long_task(tree, f"quick-{label}-{number}", 0, label)
+        spans.append(began(tree, f"quick-{label}-{number}") - before)
         until(lambda dataset_id=dataset_id: is_complete(tree, dataset_id))
-    tell(f"from submission to start, in seconds: {' '.join(f'{span:.2f}' for span in spans)}")
-    assert min(spans) < 2.0
-    assert max(spans) < 10.0
+    tell(f"from submission to start at {label}, in seconds: {' '.join(f'{span:.2f}' for span in spans)}")
+    # The first one may find a site that has joined this very moment, or whose pilots have ended.
+    assert statistics.median(spans) < 2.0
+    assert max(spans[1:]) < 10.0
 
 
-def test_what_is_decided_above_reaches_a_task_that_runs_below(tree: Tree):
-    dataset_id = long_task(tree, "long", 300.5)
+@pytest.mark.parametrize("label", ONLY_AT)
+def test_what_is_decided_above_reaches_a_task_that_runs_below(tree: Tree, label: str):
+    dataset_id = long_task(tree, f"long-{label}", 300.5, label)
     task_ids = [f"{dataset_id}-0-0"]
-    began(tree, "long")
+    began(tree, f"long-{label}")
     spans = {}
 
     def running() -> list[int]:
-        return [process.pid for process in tree.right.processes("sleep 300.5")]
+        return [process.pid for process in tree.sites[label].processes("sleep 300.5")]
 
     def measure(what: str, happened: Callable[[], object], method: str, **params: object) -> None:
         before = time.monotonic()
@@ -189,7 +231,8 @@ def test_what_is_decided_above_reaches_a_task_that_runs_below(tree: Tree):
     measure("suspend dataset", lambda: not running(), "dataset.suspend", dataset_id=dataset_id)
     edit(tree, dataset_id)
     measure("edit and resume", lambda: is_complete(tree, dataset_id), "dataset.resume", dataset_id=dataset_id)
-    tell(f"seen below after, in seconds: {', '.join(f'{what} {span:.2f}' for what, span in spans.items())}")
+    seen = ", ".join(f"{what} {span:.2f}" for what, span in spans.items())
+    tell(f"seen at {label} after, in seconds: {seen}")
     assert max(spans.values()) < 10.0
     settle(tree)
 
@@ -297,7 +340,8 @@ def test_a_full_disk_below_loses_nothing(tmp_path: Path):
 def fill(folder: Path, work: Work) -> None:
     """Leave ``right`` no byte for a while; if it dies of that it is started again."""
     right = work.tree.right
-    work.wait(0.2)
+    work.wait(0.1)
+    wait_until_held(work, "right")
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -334,6 +378,8 @@ def go_back(label: str, work: Work) -> None:
     """Put a site back to where it was some time ago."""
     site, old = work.tree.sites[label], work.tree.folder / "old"
     work.wait(0.15)
+    if label != "top":
+        wait_until_held(work, label)
     site.command("backup", str(old), "--data", str(site.folder))
     work.wait(0.5)
     site.stop(kill=True)
