@@ -26,7 +26,7 @@ from iceprod.site_sync.messages import Report, Statement
 from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
 from tests.site_stage import Fate, Stage, Stray
 
-EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "40"))
 STEPS = int(os.environ.get("ICEPROD_MACHINE_STEPS", "30"))
 ROUNDS = 60
 SITES = st.sampled_from(list(PARENTS))
