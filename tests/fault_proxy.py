@@ -166,8 +166,8 @@ class FaultProxy:
         self._tasks.add(task)
         try:
             await self._one(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # one of the two is gone, and with the connection the other gets to know it
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # one of the two is gone, or the proxy, and with the connection the other gets to know it
         finally:
             self._tasks.discard(task)
             with suppress(OSError):

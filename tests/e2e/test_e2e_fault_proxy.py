@@ -121,6 +121,16 @@ def test_bodies_are_cut_off(proxy: FaultProxy, upstream: Upstream):
     assert {each.body.endswith(b"}}") for each in upstream.seen} == {False}
 
 
+def test_it_ends_while_calls_wait(upstream: Upstream):
+    with FaultProxy(int(upstream.address.rpartition(":")[2])) as proxy:
+        faults(proxy, Fault.DELAY, delay_s=60.0)
+        waiting = threading.Thread(target=ask, args=(proxy, "site.pull"))
+        waiting.start()
+        _wait(lambda: proxy.schedule.done)
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
 def test_a_schedule_can_be_repeated():
     def play(seed: int) -> list[tuple[str, int, Fault]]:
         schedule = Schedule([Rule(fault, chance=0.2) for fault in Fault], seed)
