@@ -25,11 +25,11 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.server.assembly import make_services
 from iceprod.server.context import Services
 from iceprod.server.process import tune_interpreter
-from iceprod.site_sync.errands import operation
-from iceprod.site_sync.file_sending import Sent
+from iceprod.site_sync.as_child.errands import operation
+from iceprod.site_sync.as_child.sender import Sender
+from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.files.sending import Sent
 from iceprod.site_sync.messages import Report, Reported
-from iceprod.site_sync.sender import Sender
-from iceprod.site_sync.settling import Settling
 from iceprod.store.sqlite import SqliteStore
 
 TASKS: Final = 10_000

@@ -28,8 +28,8 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Lease, Move
 from iceprod.server.assembly import make_services
 from iceprod.server.process import tune_interpreter
+from iceprod.site_sync.as_parent.rulings import Result
 from iceprod.site_sync.messages import Report, Statement
-from iceprod.site_sync.rulings import Result
 from iceprod.store.sqlite import SqliteStore, schema
 
 SITE: Final = "child"

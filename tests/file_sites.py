@@ -27,7 +27,7 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Task
 from iceprod.server.federation import identity_files
 from iceprod.services.file_catalogue import FileQuery
-from iceprod.site_sync.parents import Parent
+from iceprod.site_sync.as_child.parents import Parent
 from iceprod.store.files import UsageFilter
 
 _STEP = 16 * 1024

@@ -33,15 +33,15 @@ from iceprod.services.scheduling import Claimed, Scheduler, Transitions
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync import messages
-from iceprod.site_sync.errands import Errands
-from iceprod.site_sync.file_sending import Sent
-from iceprod.site_sync.inbox import Inbox
-from iceprod.site_sync.lending import Lending
+from iceprod.site_sync.as_child.errands import Errands
+from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.as_child.parents import Means, Parent, Ways
+from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.as_parent.inbox import Inbox
+from iceprod.site_sync.as_parent.lending import Lending
+from iceprod.site_sync.files.sending import Sent
 from iceprod.site_sync.messages import Pull, Pulled, Shape
-from iceprod.site_sync.outbox import Outbox
-from iceprod.site_sync.parents import Means, Parent, Ways
 from iceprod.site_sync.registry import Registry
-from iceprod.site_sync.settling import Settling
 from iceprod.store.base import DatasetConfig, Store
 from tests.site_ledgers import Ledger, MemoryStore
 from tests.site_stage import Claims, Stage, Stray, Wire

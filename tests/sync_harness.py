@@ -26,8 +26,8 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Offer
 from iceprod.model.task import Task
 from iceprod.rpc.client import error_from
-from iceprod.site_sync.calls import Calls
-from iceprod.site_sync.parents import Means, Parent, Parents
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.parents import Means, Parent, Parents
 from iceprod.store.base import DatasetFilter
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -43,7 +43,7 @@ class Fault(Enum):
 
 
 class Wire:
-    """The way from a child to its parent (`iceprod.site_sync.calls.Calls`).
+    """The way from a child to its parent (`iceprod.site_sync.as_child.calls.Calls`).
 
     ``plan`` says what happens to the next calls of a method; None lets one through.
     ``said`` are all that arrived.

@@ -47,9 +47,9 @@ from iceprod.services.sightings import Sightings
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.services.why import Why
-from iceprod.site_sync.errands import Errands
-from iceprod.site_sync.observation import Observation, observe
-from iceprod.site_sync.outbox import Outbox
+from iceprod.site_sync.as_child.errands import Errands
+from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.seen.observation import Observation, observe
 from iceprod.store.base import Store
 from iceprod.store.sqlite import SqliteStore
 

@@ -38,7 +38,7 @@ from iceprod.services.transfers import Transfers
 from iceprod.services.uploads.desk import Uploads
 from iceprod.services.why import Why
 from iceprod.site_sync.federation import Federation
-from iceprod.site_sync.observation import Observation
+from iceprod.site_sync.seen.observation import Observation
 from iceprod.store.base import Store
 
 if TYPE_CHECKING:

@@ -26,23 +26,23 @@ from iceprod.services.scheduling import Scheduler
 from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.addresses import parent_url
-from iceprod.site_sync.authority import Authority
-from iceprod.site_sync.enrolment import Enrolment, Limits
-from iceprod.site_sync.errands import Errands
+from iceprod.site_sync.as_child.errands import Errands
+from iceprod.site_sync.as_child.identity import IdentityFiles
+from iceprod.site_sync.as_child.link import LinkState, ParentLink
+from iceprod.site_sync.as_child.parents import Means, Parents, Ways
+from iceprod.site_sync.as_child.renewal import Renewal
+from iceprod.site_sync.as_child.returning import Returning
+from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.as_parent.authority import Authority
+from iceprod.site_sync.as_parent.enrolment import Enrolment, Limits
+from iceprod.site_sync.as_parent.inbox import Inbox
+from iceprod.site_sync.as_parent.lending import Lending
 from iceprod.site_sync.federation import Federation
-from iceprod.site_sync.file_doors import Door, Doorway
-from iceprod.site_sync.file_fetching import FileFetching
-from iceprod.site_sync.file_sending import FileSending
-from iceprod.site_sync.files import SiteFiles
-from iceprod.site_sync.identity import IdentityFiles
-from iceprod.site_sync.inbox import Inbox
-from iceprod.site_sync.lending import Lending
-from iceprod.site_sync.link import LinkState, ParentLink
-from iceprod.site_sync.parents import Means, Parents, Ways
+from iceprod.site_sync.files.doors import Door, Doorway
+from iceprod.site_sync.files.fetching import FileFetching
+from iceprod.site_sync.files.sending import FileSending
+from iceprod.site_sync.files.service import SiteFiles
 from iceprod.site_sync.registry import Registry
-from iceprod.site_sync.renewal import Renewal
-from iceprod.site_sync.returning import Returning
-from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)

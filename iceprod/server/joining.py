@@ -14,8 +14,8 @@ from iceprod.model.federation import Peer, PeerRole, PeerStatus
 from iceprod.server.assembly import make_store
 from iceprod.server.federation import identity_files
 from iceprod.server.opening import check_finished
-from iceprod.site_sync.joining import Joining, Outcome, Request
-from iceprod.site_sync.link import ParentLink
+from iceprod.site_sync.as_child.joining import Joining, Outcome, Request
+from iceprod.site_sync.as_child.link import ParentLink
 from iceprod.site_sync.messages import Nothing
 from iceprod.store.base import AuditEntry, Store
 
@@ -27,7 +27,7 @@ async def join(settings: Settings, request: Request) -> Outcome:
 
     Raises:
         NotFoundError: there is no site in this data directory yet.
-        IceProdError: as `iceprod.site_sync.joining.Joining.join`.
+        IceProdError: as `iceprod.site_sync.as_child.joining.Joining.join`.
     """
     async with _opened(settings) as store:
         joining = Joining(

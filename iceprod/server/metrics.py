@@ -20,7 +20,7 @@ from iceprod.rpc.dispatch import Dispatcher
 from iceprod.server.context import Services
 from iceprod.server.duties import Supervisor
 from iceprod.server.site_metrics import Sample, site_figures
-from iceprod.site_sync.overview import Standing
+from iceprod.site_sync.seen.overview import Standing
 from iceprod.store.base import Store
 
 _BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

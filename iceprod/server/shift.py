@@ -20,7 +20,7 @@ from iceprod.server.duties import Duty, Supervisor
 from iceprod.server.nginx.values import SENT_LOG
 from iceprod.services.flow_history import SPACING_S
 from iceprod.services.sent_log import SentLog
-from iceprod.site_sync.history import SPACING_S as HISTORY_S
+from iceprod.site_sync.seen.history import SPACING_S as HISTORY_S
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from typing import Final
 
 from iceprod.model.federation import PeerRole
 from iceprod.server import text
-from iceprod.site_sync.overview import Standing
+from iceprod.site_sync.seen.overview import Standing
 
 BOX_WIDTH: Final = 200
 BOX_HEIGHT: Final = 56

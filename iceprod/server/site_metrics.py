@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from iceprod.model.federation import PeerRole
-from iceprod.site_sync.overview import Standing
+from iceprod.site_sync.seen.overview import Standing
 
 Sample = tuple[Mapping[str, str], float]
 """Labels and a value."""

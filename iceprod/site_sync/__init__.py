@@ -1,8 +1,7 @@
 """Sites that share work: a parent lends tasks, its children run them and report.
 
-The messages are in `messages`.  As a parent: `registry` knows who the children are, `lending`
-hands tasks to them, `keeping` renews their leases and tells them of changes, `inbox` takes in
-what they report, by the rules in `rulings`.  As a child: `taking` fetches tasks and makes them
-tasks of this site, `outbox` writes down what is to be told, `sender` tells it, `listening` hears
-what the parent has changed.  See docs/explanation/federation.md.
+What is said is in `messages`, who there is in `registry`.  `as_parent` lends tasks and takes in what
+is reported of them; `as_child` takes tasks, makes them tasks of this site, and tells what becomes of
+them; `files` moves what these read and write; `seen` is for people.  `federation` holds it together.
+See docs/explanation/federation.md.
 """

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from iceprod.services.refusals import Refusals
-from iceprod.site_sync.enrolment import Enrolment
-from iceprod.site_sync.errands import Errands
-from iceprod.site_sync.files import SiteFiles
-from iceprod.site_sync.inbox import Inbox
-from iceprod.site_sync.lending import Lending
-from iceprod.site_sync.outbox import Outbox
-from iceprod.site_sync.parents import Parents
+from iceprod.site_sync.as_child.errands import Errands
+from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.as_child.parents import Parents
+from iceprod.site_sync.as_child.renewal import Renewal
+from iceprod.site_sync.as_child.returning import Returning
+from iceprod.site_sync.as_parent.enrolment import Enrolment
+from iceprod.site_sync.as_parent.inbox import Inbox
+from iceprod.site_sync.as_parent.lending import Lending
+from iceprod.site_sync.files.service import SiteFiles
 from iceprod.site_sync.registry import Registry
-from iceprod.site_sync.renewal import Renewal
-from iceprod.site_sync.returning import Returning
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The sites that work is shared with: who they are, how they stand, and what they may.
 
-How they come to be known is told in `iceprod.site_sync.enrolment`.
+How they come to be known is told in `iceprod.site_sync.as_parent.enrolment`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from iceprod.services.peer_states import PeerStates
 from iceprod.services.refusals import Refusals
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.addresses import parent_url
-from iceprod.site_sync.authority import Authority
+from iceprod.site_sync.as_parent.authority import Authority
 from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
 from iceprod.store.base import AuditEntry, Store
 from iceprod.store.federation import PeerPatch

@@ -29,7 +29,7 @@ from iceprod.model.principal import ANONYMOUS, Principal, PrincipalKind
 from iceprod.model.task import Lease, Move
 from iceprod.services.ca import SiteCA
 from iceprod.services.peer_keys import facts_of, fingerprint, fits, new_key
-from iceprod.site_sync.greeting import greet
+from iceprod.site_sync.as_child.greeting import greet
 from iceprod.site_sync.invitation import Invitation
 from iceprod.site_sync.messages import PROTOCOLS, Certify, Hello, Join, Joined, Welcome
 from iceprod.store.federation import PeerPatch

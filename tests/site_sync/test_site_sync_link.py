@@ -39,12 +39,12 @@ from iceprod.server.federation import identity_files
 from iceprod.server.tls_port import DirectPort, TrustFiles
 from iceprod.services.ca import CertificateUse, SiteCA
 from iceprod.services.peer_keys import new_key
-from iceprod.site_sync.identity import IdentityFiles
+from iceprod.site_sync.as_child.identity import IdentityFiles
+from iceprod.site_sync.as_child.joining import Joining, Request
+from iceprod.site_sync.as_child.link import LinkState, ParentLink
+from iceprod.site_sync.as_child.renewal import Renewal
 from iceprod.site_sync.invitation import Invitation
-from iceprod.site_sync.joining import Joining, Request
-from iceprod.site_sync.link import LinkState, ParentLink
 from iceprod.site_sync.messages import PROTOCOLS, Certify, Hello, Nothing, Welcome
-from iceprod.site_sync.renewal import Renewal
 
 HELLO = Hello(list(PROTOCOLS), "1")
 

@@ -20,7 +20,7 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Offer, Requirements, Resources
 from iceprod.services.provisioning import GridLimits, GridView, unclaimed
 from iceprod.services.scheduling import Demand
-from iceprod.site_sync.appetite import MOST_SHAPES, appetite, covers, offer_of, shape_of
+from iceprod.site_sync.as_child.appetite import MOST_SHAPES, appetite, covers, offer_of, shape_of
 from iceprod.site_sync.messages import Pull, Shape
 
 

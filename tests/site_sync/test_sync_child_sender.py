@@ -22,11 +22,11 @@ from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.paging import Page
 from iceprod.model.principal import Principal
 from iceprod.model.task import Task
-from iceprod.site_sync.errands import operation
-from iceprod.site_sync.file_sending import Result, Sent
-from iceprod.site_sync.keeping import GRACE_S
-from iceprod.site_sync.logs import MOST_PACKED, shortened
-from iceprod.site_sync.sender import SendFile
+from iceprod.site_sync.as_child.errands import operation
+from iceprod.site_sync.as_child.logs import MOST_PACKED, shortened
+from iceprod.site_sync.as_child.sender import SendFile
+from iceprod.site_sync.as_parent.keeping import GRACE_S
+from iceprod.site_sync.files.sending import Result, Sent
 
 
 @pytest.fixture

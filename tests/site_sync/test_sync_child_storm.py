@@ -20,7 +20,7 @@ from iceprod.model.federation import ErrandStatus, PeerRole, PeerStatus
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal
 from iceprod.model.task import Outcome
-from iceprod.site_sync.keeping import GRACE_S
+from iceprod.site_sync.as_parent.keeping import GRACE_S
 
 JOBS = 4
 _METHODS = ("site.pull", "site.report", "site.renew", "site.listen", "site.dataset")

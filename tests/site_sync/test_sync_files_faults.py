@@ -17,7 +17,7 @@ from iceprod.model.federation import ErrandStatus, PeerRole
 from iceprod.model.file import Quota
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.services.temp_areas import TempAreas, TempLimits
-from iceprod.site_sync import file_fetching
+from iceprod.site_sync.files import fetching as file_fetching
 
 BIG = os.urandom(3_000_000)
 HOUR = 3600.0

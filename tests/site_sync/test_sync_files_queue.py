@@ -9,7 +9,7 @@ import pytest
 
 from iceprod.errors import Unavailable
 from iceprod.model.federation import Operation, OperationKind, Queued
-from iceprod.site_sync.file_queue import AT_ONCE, FIRST_S, FileQueue
+from iceprod.site_sync.files.queue import AT_ONCE, FIRST_S, FileQueue
 
 
 class Sending:

@@ -13,7 +13,7 @@ from file_sites import Chain, decoded, flows, known, open_chain, put, read
 from site_harness import ADMIN, task
 
 from iceprod.model.lifecycle import TaskEvent
-from iceprod.site_sync.file_fetching import FRESH_S
+from iceprod.site_sync.files.fetching import FRESH_S
 
 BIG = os.urandom(3_000_000)
 SOON = time.time() + 1000.0

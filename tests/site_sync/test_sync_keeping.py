@@ -10,7 +10,7 @@ from site_harness import ALICE, Site, task
 
 from iceprod.errors import AccessDenied
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
-from iceprod.site_sync.keeping import GRACE_S
+from iceprod.site_sync.as_parent.keeping import GRACE_S
 
 TINY = {"cpu": 1, "memory": 0.1, "disk": 0.1, "time": 0.1}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iceprod.services.events import Event, EventKind
-from iceprod.site_sync.notices import Notices
+from iceprod.site_sync.as_parent.notices import Notices
 
 SUBJECTS = "abcdefgh"
 

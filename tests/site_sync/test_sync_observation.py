@@ -11,8 +11,8 @@ from site_harness import ADMIN, ALICE, START, Site, open_site
 from iceprod.errors import AccessDenied, NotFoundError
 from iceprod.model.federation import Errand, Operation, OperationKind, Original, Peer, PeerRole, PeerStatus
 from iceprod.model.paging import Page
-from iceprod.site_sync.alerts import Look, alerts
-from iceprod.site_sync.history import KEPT, Course, Point
+from iceprod.site_sync.seen.alerts import Look, alerts
+from iceprod.site_sync.seen.history import KEPT, Course, Point
 
 NOW = 1_000_000.0
 CHILD = Peer("south", PeerRole.CHILD, PeerStatus.JOINED, 1.0, version="1.2.3", lease_s=3600.0)

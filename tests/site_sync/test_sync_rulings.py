@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from iceprod.model.federation import ENDINGS, OperationKind, holder_of
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.task import Attempt, Outcome, Task
-from iceprod.site_sync.rulings import Result, Ruling, rule, rule_by_record
+from iceprod.site_sync.as_parent.rulings import Result, Ruling, rule, rule_by_record
 
 K, R = OperationKind, Result
 WEST, EAST = holder_of("west"), holder_of("east")

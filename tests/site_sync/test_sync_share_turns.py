@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iceprod.site_sync.share_turns import ShareTurns
+from iceprod.site_sync.as_parent.share_turns import ShareTurns
 
 
 async def consume(shares: dict[str, float], amount: int, *, step: int = 10) -> Counter[str]:

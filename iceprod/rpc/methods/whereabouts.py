@@ -5,7 +5,7 @@ from __future__ import annotations
 from iceprod.errors import NotFoundError
 from iceprod.rpc.registry import Call, Registry
 from iceprod.rpc.views import ListView
-from iceprod.site_sync.whereabouts import Ran
+from iceprod.site_sync.seen.whereabouts import Ran
 
 METHODS = Registry()
 

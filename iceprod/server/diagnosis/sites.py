@@ -9,9 +9,9 @@ from iceprod.model.federation import PeerRole
 from iceprod.server.diagnosis.findings import Finding, failed, good, warning
 from iceprod.services.bulletin import Draft
 from iceprod.services.peer_states import PeerStates
-from iceprod.site_sync.alerts import Alert
-from iceprod.site_sync.history import SiteHistory
-from iceprod.site_sync.overview import Overview
+from iceprod.site_sync.seen.alerts import Alert
+from iceprod.site_sync.seen.history import SiteHistory
+from iceprod.site_sync.seen.overview import Overview
 from iceprod.store.base import Store
 
 _ADVICE = {

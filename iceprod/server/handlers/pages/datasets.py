@@ -27,7 +27,7 @@ from iceprod.server.views import (
     why_view,
 )
 from iceprod.services.authorization import is_allowed
-from iceprod.site_sync.whereabouts import Ran
+from iceprod.site_sync.seen.whereabouts import Ran
 from iceprod.store.base import DatasetFilter, TaskFilter
 
 _DONE = {

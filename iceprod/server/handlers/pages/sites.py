@@ -15,9 +15,9 @@ from iceprod.server.plots import Plot, plot
 from iceprod.server.site_map import SiteMap, site_list, site_map
 from iceprod.server.views import Action
 from iceprod.services.authorization import Scope, scope_of
-from iceprod.site_sync.alerts import Alert
-from iceprod.site_sync.history import Course, rates
-from iceprod.site_sync.overview import Standing
+from iceprod.site_sync.seen.alerts import Alert
+from iceprod.site_sync.seen.history import Course, rates
+from iceprod.site_sync.seen.overview import Standing
 
 _SPANS_S: Final = (3600.0, 6 * 3600.0, 86400.0)
 _MOST_LETTERS: Final = 50

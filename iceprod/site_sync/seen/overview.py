@@ -12,8 +12,8 @@ from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerStatus, h
 from iceprod.model.principal import Principal
 from iceprod.services.authorization import check
 from iceprod.services.peer_states import PeerStates
-from iceprod.site_sync.alerts import SILENT_S, Alert, Look, alerts
-from iceprod.site_sync.history import Course, Point, SiteHistory, rates
+from iceprod.site_sync.seen.alerts import SILENT_S, Alert, Look, alerts
+from iceprod.site_sync.seen.history import Course, Point, SiteHistory, rates
 from iceprod.store.base import Store
 
 _LATELY_S: Final = 900.0

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from iceprod.clock import Clock
 from iceprod.services.peer_states import PeerStates
-from iceprod.site_sync.history import SiteHistory
-from iceprod.site_sync.letters import Letters
-from iceprod.site_sync.outbox import Outbox
-from iceprod.site_sync.overview import Overview
-from iceprod.site_sync.whereabouts import Whereabouts
+from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.seen.history import SiteHistory
+from iceprod.site_sync.seen.letters import Letters
+from iceprod.site_sync.seen.overview import Overview
+from iceprod.site_sync.seen.whereabouts import Whereabouts
 from iceprod.store.base import Store
 
 

@@ -10,7 +10,7 @@ Answer = TypeVar("Answer", bound=msgspec.Struct)
 
 
 class Calls(Protocol):
-    """The way to one parent (`iceprod.site_sync.link.ParentLink`)."""
+    """The way to one parent (`iceprod.site_sync.as_child.link.ParentLink`)."""
 
     async def call(self, method: str, message: msgspec.Struct, answer: type[Answer]) -> Answer:
         """The answer to ``message``; raises what the parent answered with, or Unavailable."""

@@ -10,8 +10,8 @@ from iceprod.clock import Clock
 from iceprod.errors import IceProdError
 from iceprod.model.federation import Peer, PeerRole, PeerStatus
 from iceprod.services.peer_keys import new_key
-from iceprod.site_sync.calls import Calls
-from iceprod.site_sync.identity import IdentityFiles
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.identity import IdentityFiles
 from iceprod.site_sync.messages import Certified, Certify
 from iceprod.store.base import Store
 from iceprod.store.federation import PeerPatch

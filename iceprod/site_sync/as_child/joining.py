@@ -27,9 +27,9 @@ from iceprod.model.federation import Peer, PeerRole, PeerStatus
 from iceprod.rpc.client import Client
 from iceprod.services.peer_keys import KeyRequest, fingerprint, new_key
 from iceprod.site_sync.addresses import parent_url
-from iceprod.site_sync.calls import Calls
-from iceprod.site_sync.greeting import greet
-from iceprod.site_sync.identity import IdentityFiles, first_certificate
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.greeting import greet
+from iceprod.site_sync.as_child.identity import IdentityFiles, first_certificate
 from iceprod.site_sync.invitation import Invitation
 from iceprod.site_sync.messages import PROTOCOLS, Introduction, Join, Joined
 from iceprod.site_sync.registry import agreed, check_name

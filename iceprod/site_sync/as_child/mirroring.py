@@ -7,7 +7,7 @@ import asyncio
 from iceprod.errors import NotFoundError
 from iceprod.model.dataset import Dataset
 from iceprod.services.mirrors import Facts, Mirrors
-from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.as_child.calls import Calls
 from iceprod.site_sync.messages import About, Told
 
 

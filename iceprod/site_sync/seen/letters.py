@@ -9,7 +9,7 @@ from iceprod.model.federation import DeadLetter
 from iceprod.model.paging import MAX_PAGE, Page, Slice
 from iceprod.model.principal import Principal
 from iceprod.services.authorization import check
-from iceprod.site_sync.outbox import Outbox
+from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.store.base import AuditEntry, Store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iceprod.errors import ConflictError
 from iceprod.model.federation import Peer
-from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.as_child.calls import Calls
 from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
 from iceprod.store.base import Store
 from iceprod.store.federation import PeerPatch

@@ -29,7 +29,7 @@ from iceprod.services.client_chain import end_entity
 from iceprod.services.peer_keys import facts_of, requested_key
 from iceprod.services.throttle import Throttle, network_of
 from iceprod.site_sync.addresses import is_loopback
-from iceprod.site_sync.authority import Authority
+from iceprod.site_sync.as_parent.authority import Authority
 from iceprod.site_sync.invitation import Invitation
 from iceprod.site_sync.messages import PROTOCOLS, Certified, Certify, Introduction, Join, Joined
 from iceprod.site_sync.registry import Registry, agreed, check_name

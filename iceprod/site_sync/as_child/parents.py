@@ -27,14 +27,14 @@ from iceprod.model.resources import Offer
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.mirrors import Mirrors
 from iceprod.services.tasks import TaskService
-from iceprod.site_sync.calls import Calls
-from iceprod.site_sync.greeting import greet
-from iceprod.site_sync.listening import Listening
-from iceprod.site_sync.mirroring import Mirroring
-from iceprod.site_sync.outbox import Outbox
-from iceprod.site_sync.sender import Sender, SendFile
-from iceprod.site_sync.settling import Settling
-from iceprod.site_sync.taking import Taking
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.greeting import greet
+from iceprod.site_sync.as_child.listening import Listening
+from iceprod.site_sync.as_child.mirroring import Mirroring
+from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.as_child.sender import Sender, SendFile
+from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.as_child.taking import Taking
 from iceprod.store.base import Store
 
 LOOK_S: Final = 10.0

@@ -16,14 +16,14 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import task_id
 from iceprod.services.arriving import Place
 from iceprod.services.filestore import FileFacts
-from iceprod.site_sync.errands import operation
-from iceprod.site_sync.file_doors import spot_of
-from iceprod.site_sync.file_fetching import FileFetching
-from iceprod.site_sync.file_sending import FileSending
+from iceprod.site_sync.as_child.errands import operation
+from iceprod.site_sync.files.doors import spot_of
+from iceprod.site_sync.files.fetching import FileFetching
+from iceprod.site_sync.files.sending import FileSending
 from iceprod.store.base import Store
 
 Queue = Callable[[Operation], Awaitable[None]]
-"""`iceprod.site_sync.outbox.Outbox.add`, of one."""
+"""`iceprod.site_sync.as_child.outbox.Outbox.add`, of one."""
 
 
 class SiteFiles:

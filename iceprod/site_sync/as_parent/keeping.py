@@ -17,9 +17,9 @@ from iceprod.model.task import Task
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.events import Event, EventKind
 from iceprod.services.tasks import TaskService
+from iceprod.site_sync.as_parent.notices import Notices
+from iceprod.site_sync.as_parent.polls import Polls
 from iceprod.site_sync.messages import Heard, Listen, Renew, Renewed, Told
-from iceprod.site_sync.notices import Notices
-from iceprod.site_sync.polls import Polls
 from iceprod.site_sync.registry import Registry
 from iceprod.store.base import Store
 

@@ -33,11 +33,11 @@ from iceprod.model.resources import Offer, Requirements, Resources
 from iceprod.model.task import task_id
 from iceprod.services.mirrors import MOST_JOBS, Mirrors
 from iceprod.services.tasks import TaskService
-from iceprod.site_sync.appetite import appetite, covers
-from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.as_child.appetite import appetite, covers
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.mirroring import Mirroring
+from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.site_sync.messages import Lent, Pull, Pulled, Shape
-from iceprod.site_sync.mirroring import Mirroring
-from iceprod.site_sync.outbox import Outbox
 from iceprod.store.base import Store
 
 LOOK_S: Final = 0.5

@@ -33,7 +33,7 @@ from iceprod.services.copies import Copies
 from iceprod.services.files import FileService
 from iceprod.services.filestore import Draft, FileFacts, Incoming
 from iceprod.services.transfers import Transfers
-from iceprod.site_sync.file_doors import Doorway, spot_of
+from iceprod.site_sync.files.doors import Doorway, spot_of
 from iceprod.store.base import Store
 from iceprod.store.files import FileFilter
 

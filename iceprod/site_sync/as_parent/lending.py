@@ -2,7 +2,7 @@
 
 A task that is lent is *processing*, and its lease's holder is the site: whatever becomes of it
 then is decided by that lease, as it is for pilots.  How children keep what they hold is told in
-`iceprod.site_sync.keeping`, what they report in `iceprod.site_sync.inbox`.
+`iceprod.site_sync.as_parent.keeping`, what they report in `iceprod.site_sync.as_parent.inbox`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from iceprod.services.materialise import dataset_number
 from iceprod.services.scheduling import Claimed, Room, Scheduler
 from iceprod.services.slots import SiteSlots, Slots
 from iceprod.services.tasks import TaskService
-from iceprod.site_sync.keeping import Keeping, told_of
+from iceprod.site_sync.as_parent.keeping import Keeping, told_of
+from iceprod.site_sync.as_parent.polls import Polls
+from iceprod.site_sync.as_parent.share_turns import ShareTurns
 from iceprod.site_sync.messages import (
     MOST_TASKS,
     About,
@@ -44,9 +46,7 @@ from iceprod.site_sync.messages import (
     Shape,
     Told,
 )
-from iceprod.site_sync.polls import Polls
 from iceprod.site_sync.registry import Registry
-from iceprod.site_sync.share_turns import ShareTurns
 from iceprod.store.base import Store
 
 _PACE_S: Final = 0.5

@@ -29,8 +29,8 @@ from iceprod.services.files import FileService
 from iceprod.services.filestore import OpenedFile
 from iceprod.services.reporting import Report
 from iceprod.services.transfers import Transfer, Transfers
-from iceprod.site_sync.errands import failed, operation
-from iceprod.site_sync.file_doors import Doorway, Spot
+from iceprod.site_sync.as_child.errands import failed, operation
+from iceprod.site_sync.files.doors import Doorway, Spot
 from iceprod.store.base import Store
 
 TRIES: Final = 5

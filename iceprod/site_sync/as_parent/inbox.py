@@ -22,10 +22,10 @@ from iceprod.services.authorization import check
 from iceprod.services.logs import LogService
 from iceprod.services.reporting import Ending
 from iceprod.services.tasks import TaskService
-from iceprod.site_sync import bodies
+from iceprod.site_sync.as_parent import bodies
+from iceprod.site_sync.as_parent.rulings import Result, Ruling, rule, rule_by_record
 from iceprod.site_sync.messages import Outcome, Report, Reported, Statement
 from iceprod.site_sync.registry import Registry
-from iceprod.site_sync.rulings import Result, Ruling, rule, rule_by_record
 from iceprod.store.base import Store
 
 _AT_ONCE: Final = 50

@@ -14,7 +14,7 @@ from iceprod.model.failures import Failure
 from iceprod.model.federation import Errand, ErrandStatus, Operation, OperationKind, Original
 from iceprod.model.task import Task
 from iceprod.services.reporting import Report
-from iceprod.site_sync.outbox import Outbox
+from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.store.base import Store
 
 _OVER: Final = frozenset({ErrandStatus.ENDED, ErrandStatus.LOST})

@@ -1,6 +1,6 @@
 """What is to be told to parents: written down before anything is done about it here.
 
-An operation stays queued until the parent has answered to it (`iceprod.site_sync.sender`).
+An operation stays queued until the parent has answered to it (`iceprod.site_sync.as_child.sender`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from iceprod.model.federation import Peer, PeerRole, PeerStatus
-from iceprod.site_sync.history import Point
+from iceprod.site_sync.seen.history import Point
 
 SILENT_S: Final = 300.0
 """A site asks for work or renews its leases several times in this time."""

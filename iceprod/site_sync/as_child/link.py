@@ -16,7 +16,7 @@ from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, IceProdError, NotAuthenticated, RateLimited, Unavailable
 from iceprod.rpc.client import PROTOCOL_SLUGS, Client
 from iceprod.site_sync.addresses import parent_url
-from iceprod.site_sync.identity import IdentityFiles, Stamp
+from iceprod.site_sync.as_child.identity import IdentityFiles, Stamp
 
 FIRST_S: Final = 0.5
 LONGEST_S: Final = 60.0

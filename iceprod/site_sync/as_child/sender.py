@@ -19,14 +19,14 @@ import structlog
 from iceprod.clock import Clock
 from iceprod.errors import InputError, TooLarge
 from iceprod.model.federation import ENDINGS, Operation, OperationKind, Queued
-from iceprod.site_sync.calls import Calls
-from iceprod.site_sync.file_queue import FileQueue
-from iceprod.site_sync.file_sending import Result as FileResult
-from iceprod.site_sync.file_sending import Sent
-from iceprod.site_sync.logs import LogTexts
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.logs import LogTexts
+from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.files.queue import FileQueue
+from iceprod.site_sync.files.sending import Result as FileResult
+from iceprod.site_sync.files.sending import Sent
 from iceprod.site_sync.messages import MOST_OPERATIONS, Outcome, Report, Reported, Statement
-from iceprod.site_sync.outbox import Outbox
-from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
 
 MOST_BYTES: Final = 4_000_000

@@ -10,10 +10,10 @@ import structlog
 
 from iceprod.errors import FormatError, IceProdError, NotFoundError
 from iceprod.model.federation import Errand
-from iceprod.site_sync.calls import Calls
+from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.mirroring import Mirroring
+from iceprod.site_sync.as_child.settling import Settling
 from iceprod.site_sync.messages import MOST_LEASES, Heard, Listen, Renew, Renewed
-from iceprod.site_sync.mirroring import Mirroring
-from iceprod.site_sync.settling import Settling
 from iceprod.store.base import Store
 
 _PAGE: Final = 1000

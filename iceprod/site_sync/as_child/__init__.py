@@ -1,0 +1,1 @@
+"""Running tasks of parents, and telling what becomes of them."""

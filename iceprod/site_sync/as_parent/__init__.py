@@ -1,0 +1,1 @@
+"""Lending tasks to children, and taking in what they report."""
