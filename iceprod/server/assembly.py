@@ -15,9 +15,8 @@ from iceprod.config import FailureSettings, FederationSettings, SchedulingSettin
 from iceprod.errors import ConfigError
 from iceprod.grids.base import Grid, GridSettings
 from iceprod.grids.local import GRACE_S, LocalGrid
-from iceprod.model.failures import DEFAULT_RULES, FailureKind, FailureRule
-from iceprod.rpc.protocol import Limits
-from iceprod.server.context import Addresses, Services
+from iceprod.server.configured import failure_rules
+from iceprod.server.context import Addresses, FilePlane, Services
 from iceprod.server.federation import Parts, make_federation
 from iceprod.server.file_plane import make_file_plane, relayed_places
 from iceprod.server.matching import Matching, make_matching
@@ -70,36 +69,6 @@ def make_store(settings: Settings) -> Store:
     synchronous: Literal["FULL", "NORMAL"] = "FULL" if settings.store.synchronous == "full" else "NORMAL"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return SqliteStore(path, synchronous=synchronous)
-
-
-def rpc_limits(settings: Settings) -> Limits:
-    """The limits of JSON-RPC messages."""
-    rpc = settings.rpc
-    return Limits(
-        body_bytes=rpc.max_message_bytes,
-        batch_length=rpc.max_batch,
-        depth=rpc.max_depth,
-        answer_bytes=rpc.max_answer_bytes,
-    )
-
-
-def failure_rules(settings: FailureSettings) -> tuple[FailureRule, ...]:
-    """The site's rules, then the built-in ones."""
-    own = (
-        FailureRule(
-            rule.name,
-            kinds=tuple(FailureKind(kind) for kind in rule.kinds),
-            exit_codes=rule.exit_codes,
-            signals=rule.signals,
-            phrases=rule.phrases,
-            limit=rule.limit,
-            backoff_s=rule.backoff_s,
-            factor=rule.backoff_factor,
-            backoff_max_s=rule.backoff_max_s,
-        )
-        for rule in settings.rules
-    )
-    return (*own, *DEFAULT_RULES)
 
 
 def make_grids(settings: Settings, *, grace_s: float = GRACE_S) -> list[tuple[Grid, GridSettings]]:
@@ -297,6 +266,104 @@ def _observe(base: _Base, settings: FederationSettings) -> Observation:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """The services that others are made of."""
+
+    accounts: Accounts
+    certificates: Certificates
+    materialiser: Materialiser
+    tasks: TaskService
+    datasets: DatasetService
+    pilots: PilotService
+    logs: LogService
+    reports: Reports
+    controller: GridController
+    refusals: Refusals
+    watch: ClockWatch
+    addresses: Addresses
+
+
+def _make_core(
+    base: _Base, settings: Settings, grids: list[tuple[Grid, GridSettings]], *, monotonic: Clock
+) -> _Core:
+    store, clock = base.store, base.clock
+    watch = ClockWatch(clock, monotonic, quiet_s=settings.scheduling.lease_s)
+    refusals = Refusals(store.audit, clock=clock)
+    accounts = make_accounts(store, settings, clock=clock, events=base.events, refusals=refusals)
+    materialiser, tasks = _make_materialiser(base), _make_tasks(base, settings.failures)
+    pilots = _make_pilots(base, accounts=accounts, tasks=tasks, watch=watch)
+    return _Core(
+        accounts=accounts,
+        certificates=Certificates(store, accounts, clock=clock),
+        materialiser=materialiser,
+        tasks=tasks,
+        datasets=_make_datasets(base, materialiser=materialiser, tasks=tasks),
+        pilots=pilots,
+        logs=LogService(store, clock=clock, tasks=tasks),
+        reports=Reports(store, clock=clock, catalogue=base.catalogue, draft=base.draft),
+        controller=_make_controller(base, grids, pilots),
+        refusals=refusals,
+        watch=watch,
+        addresses=Addresses(),
+    )
+
+
+def _make_hearing(base: _Base, core: _Core) -> Hearing:
+    return Hearing(
+        store=base.store,
+        clock=base.clock,
+        draft=base.draft,
+        duty=base.duty,
+        watch=core.watch,
+        events=base.events,
+        accounts=core.accounts,
+        catalogue=base.catalogue,
+        scheduler=base.matching.scheduler,
+        transitions=base.matching.transitions,
+        materialiser=core.materialiser,
+        pilots=core.pilots,
+        reports=core.reports,
+        grids=core.controller,
+        peers=base.peers,
+    )
+
+
+def _make_handout(base: _Base, core: _Core, settings: Settings) -> Handout:
+    return Handout(
+        accounts=core.accounts,
+        catalogue=base.catalogue,
+        pilots=core.pilots,
+        foreign=base.errands,
+        lease_s=settings.scheduling.lease_s,
+        site_url=lambda: core.addresses.url,
+        relayed=relayed_places(settings.files),
+    )
+
+
+def _federation_parts(base: _Base, core: _Core, plane: FilePlane, settings: Settings) -> Parts:
+    return Parts(
+        store=base.store,
+        settings=settings,
+        clock=base.clock,
+        accounts=core.accounts,
+        certificates=core.certificates,
+        catalogue=base.catalogue,
+        scheduler=base.matching.scheduler,
+        slots=base.slots,
+        tasks=core.tasks,
+        logs=core.logs,
+        plane=plane,
+        events=base.events,
+        states=base.peers,
+        refusals=core.refusals,
+        errands=base.errands,
+        mirrors=_make_mirrors(base),
+        grids=core.controller,
+        addresses=core.addresses,
+    )
+
+
 def make_services(
     store: Store,
     settings: Settings,
@@ -308,91 +375,35 @@ def make_services(
     """All services over an open store; nothing runs yet."""
     process_id = ids.new_id()
     base = _make_base(store, settings, clock=clock, monotonic=monotonic, process_id=process_id)
-    lease_s, catalogue, addresses = settings.scheduling.lease_s, base.catalogue, Addresses()
-    watch = ClockWatch(clock, monotonic, quiet_s=lease_s)
-    refusals = Refusals(store.audit, clock=clock)
-    accounts = make_accounts(store, settings, clock=clock, events=base.events, refusals=refusals)
-    certificates = Certificates(store, accounts, clock=clock)
-    materialiser, tasks = _make_materialiser(base), _make_tasks(base, settings.failures)
-    datasets = _make_datasets(base, materialiser=materialiser, tasks=tasks)
-    pilots = _make_pilots(base, accounts=accounts, tasks=tasks, watch=watch)
-    logs = LogService(store, clock=clock, tasks=tasks)
-    reports = Reports(store, clock=clock, catalogue=catalogue, draft=base.draft)
-    controller = _make_controller(base, make_grids(settings) if grids is None else grids, pilots)
-    hearing = Hearing(
-        store=store,
-        clock=clock,
-        draft=base.draft,
-        duty=base.duty,
-        watch=watch,
-        events=base.events,
-        accounts=accounts,
-        catalogue=catalogue,
-        scheduler=base.matching.scheduler,
-        transitions=base.matching.transitions,
-        materialiser=materialiser,
-        pilots=pilots,
-        reports=reports,
-        grids=controller,
-        peers=base.peers,
-    )
+    core = _make_core(base, settings, make_grids(settings) if grids is None else grids, monotonic=monotonic)
     plane = make_file_plane(
-        store, settings, clock=clock, monotonic=monotonic, catalogue=catalogue, foreign=base.errands
+        store, settings, clock=clock, monotonic=monotonic, catalogue=base.catalogue, foreign=base.errands
     )
     services = Services(
         **{each.name: getattr(plane, each.name) for each in fields(plane)},
-        accounts=accounts,
-        certificates=certificates,
-        catalogue=catalogue,
-        datasets=datasets,
-        tasks=tasks,
-        pilots=pilots,
-        handout=Handout(
-            accounts=accounts,
-            catalogue=catalogue,
-            pilots=pilots,
-            foreign=base.errands,
-            lease_s=lease_s,
-            site_url=lambda: addresses.url,
-            relayed=relayed_places(settings.files),
-        ),
-        logs=logs,
+        accounts=core.accounts,
+        certificates=core.certificates,
+        catalogue=base.catalogue,
+        datasets=core.datasets,
+        tasks=core.tasks,
+        pilots=core.pilots,
+        handout=_make_handout(base, core, settings),
+        logs=core.logs,
         scheduler=base.matching.scheduler,
-        materialiser=materialiser,
+        materialiser=core.materialiser,
         waiters=base.matching.waiters,
-        why=_make_why(base, datasets=datasets, tasks=tasks),
-        reports=reports,
+        why=_make_why(base, datasets=core.datasets, tasks=core.tasks),
+        reports=core.reports,
         events=base.events,
         slots=base.slots,
-        grids=controller,
-        leases=LeaseWatch(store, clock=clock, watch=watch, tasks=tasks, duty=base.duty),
+        grids=core.controller,
+        leases=LeaseWatch(store, clock=clock, watch=core.watch, tasks=core.tasks, duty=base.duty),
         audit=CounterAudit(store),
         duty=base.duty,
         news=News(store.sharing, base.draft, base.matching.share, process_id=process_id, monotonic=monotonic),
-        hearing=hearing,
-        addresses=addresses,
-        federation=make_federation(
-            Parts(
-                store=store,
-                settings=settings,
-                clock=clock,
-                accounts=accounts,
-                certificates=certificates,
-                catalogue=catalogue,
-                scheduler=base.matching.scheduler,
-                slots=base.slots,
-                tasks=tasks,
-                logs=logs,
-                plane=plane,
-                events=base.events,
-                states=base.peers,
-                refusals=refusals,
-                errands=base.errands,
-                mirrors=_make_mirrors(base),
-                grids=controller,
-                addresses=addresses,
-            )
-        ),
+        hearing=_make_hearing(base, core),
+        addresses=core.addresses,
+        federation=make_federation(_federation_parts(base, core, plane, settings)),
         sites=_observe(base, settings.federation),
     )
     _connect(services)

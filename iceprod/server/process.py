@@ -23,7 +23,8 @@ from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.rpc.dispatch import Dispatcher
 from iceprod.rpc.methods import build_registry
 from iceprod.server.app import Application, make_application
-from iceprod.server.assembly import make_services, make_store, rpc_limits
+from iceprod.server.assembly import make_services, make_store
+from iceprod.server.configured import rpc_limits
 from iceprod.server.context import ProcessContext, Services
 from iceprod.server.duties import Supervisor
 from iceprod.server.fastlane import FastLane
