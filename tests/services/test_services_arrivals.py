@@ -13,8 +13,10 @@ from iceprod.model.paging import Page
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.services.file_catalogue import FileQuery
 
-SOON = time.time() + 1000.0
-"""Notes have the times of the file system, whatever the clock of the test says."""
+
+def soon() -> float:
+    """Notes have the times of the file system, whatever the clock of the test says."""
+    return time.time() + 1000.0
 
 
 class Killed(Exception):
@@ -74,7 +76,7 @@ async def test_a_file_that_was_registered_leaves_no_note(site, files, payload):
     await put(files, payload, f"job_temp/{dataset}/0/a")
 
     assert notes(site) == []
-    assert await files.catch_up(before=SOON) == 0
+    assert await files.catch_up(before=soon()) == 0
 
 
 async def test_a_file_is_registered_for_whoever_brought_it(site, files, payload):
@@ -84,7 +86,7 @@ async def test_a_file_is_registered_for_whoever_brought_it(site, files, payload)
     await put_and_die(files, ADMIN, "site_temp/c", b"1")
     before = await known(site)
 
-    caught = await files.catch_up(before=SOON)
+    caught = await files.catch_up(before=soon())
 
     assert (before, caught) == ({}, 3)
     assert await known(site) == {
@@ -108,7 +110,7 @@ async def test_what_has_replaced_a_file_since_is_registered_in_its_place(site, f
     await put(files, payload, path, b"the first")
     await put_and_die(files, payload, path, b"the second one")
 
-    await files.catch_up(before=SOON)
+    await files.catch_up(before=soon())
 
     assert (await known(site))["dataset_temp/a"][0] == len(b"the second one")
 
@@ -118,7 +120,7 @@ async def test_a_file_that_is_gone_since_leaves_nothing(site, files, payload):
     await put_and_die(files, payload, path)
     await files.delete(ADMIN, path)
 
-    assert await files.catch_up(before=SOON) == 0
+    assert await files.catch_up(before=soon()) == 0
     assert await known(site) == {}
     assert notes(site) == []
 
@@ -126,7 +128,7 @@ async def test_a_file_that_is_gone_since_leaves_nothing(site, files, payload):
 async def test_a_note_that_was_cut_short_is_removed(site, files):
     (site.settings.files_path / ".arriving" / "x").write_bytes(b'{"names": ["site_te')
 
-    assert await files.catch_up(before=SOON) == 0
+    assert await files.catch_up(before=soon()) == 0
     assert notes(site) == []
 
 
@@ -149,8 +151,8 @@ async def test_while_the_store_is_away_nothing_is_forgotten(site, files, payload
 
     register, files._known.register = files._known.register, away
     with pytest.raises(StoreUnavailable):
-        await files.catch_up(before=SOON)
+        await files.catch_up(before=soon())
     files._known.register = register
 
-    assert await files.catch_up(before=SOON) == 1
+    assert await files.catch_up(before=soon()) == 1
     assert (await known(site, ALICE))["dataset_temp/a"][0] == 5
