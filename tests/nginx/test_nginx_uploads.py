@@ -95,11 +95,13 @@ def test_what_came_before_a_broken_connection_counts(front, site):
     assert stored(site, "site_temp/broken") == TEXT
 
 
-def test_a_second_writer_waits_its_turn(front):
+def test_a_second_writer_waits_its_turn(front, site):
     url = created(front, "site_temp/locked")
-    with started(front, url, len(TEXT), TEXT[:10_000]):
-        # Of nothing sent nothing comes, until the first has arrived.
-        answer = until(lambda: (found := patch(front, url, 0, b"")).status == 423 and found)
+    with started(front, url, len(TEXT), TEXT[:700_000]):
+        folder = site.folder / "uploads"
+        until(lambda: any(path.parent.name in url and path.stat().st_size for path in folder.rglob("data")))
+        answer = patch(front, url, 0, b"")
+        assert answer.status == 423
         assert answer.json["error"]["detail"]["reason"] == "locked"
     until(lambda: patch(front, url, offset_of(front, url), b"").status == 204)
 
