@@ -40,7 +40,9 @@ class PeerStatus(StrEnum):
 
     JOINED = "joined"
     PAUSED = "paused"  # it keeps what it has, and gets no more
-    REVOKED = "revoked"
+    LEAVING = "leaving"  # a parent from which nothing more is taken; it is left when nothing of it is left
+    LEFT = "left"  # by the child of the two
+    REVOKED = "revoked"  # by the parent of the two
 
 
 @value
@@ -50,7 +52,9 @@ class Peer:
     ``url`` is where it is reached (of a parent, without a slash at its end).  ``protocol`` is
     the version that both speak.  ``share`` weighs it against other children, ``most_tasks``
     bounds what it may hold, ``lease_s`` is for how long it holds a task without a word.
-    ``contact_at`` is when it was last heard of, ``expires_at`` when its certificate ends.
+    ``contact_at`` is when it was last heard of, ``expires_at`` when its certificate ends.  With
+    ``at_once`` a parent that is left gets back what runs, too.  ``term`` is the parent's of the
+    two: the last one in which the child has said all that it holds.
     """
 
     name: str
@@ -66,6 +70,13 @@ class Peer:
     contact_at: float = 0.0
     expires_at: float | None = None
     note: str = ""
+    at_once: bool = False
+    term: int = 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is shared with it any more, until it joins anew."""
+        return self.status in (PeerStatus.LEFT, PeerStatus.REVOKED)
 
 
 @value

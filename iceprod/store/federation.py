@@ -38,6 +38,8 @@ class PeerPatch:
     contact_at: float | None = None
     expires_at: float | None = None
     note: str | None = None
+    at_once: bool | None = None
+    term: int | None = None
 
     def changes(self) -> dict[str, Any]:
         """The fields to change, with their values."""
@@ -92,6 +94,14 @@ class ErrandRepository(ABC):
     @abstractmethod
     async def open(self, parent: str, after: str | None, limit: int) -> list[Errand]:
         """Open errands of a parent in the order of their task ids, after that one."""
+
+    @abstractmethod
+    async def ended(self, parent: str, after: str | None, limit: int) -> list[Errand]:
+        """The same of those whose ends the parent has taken in."""
+
+    @abstractmethod
+    async def reopen(self, task_ids: Sequence[str]) -> None:
+        """Open errands again whose ends were taken in, and are to be told once more."""
 
     @abstractmethod
     async def end(self, task_ids: Sequence[str], status: ErrandStatus, *, now: float) -> list[bool]:

@@ -207,6 +207,24 @@ async def test_open_errands_come_page_by_page_in_the_order_of_their_tasks(store:
     assert await store.errands.open("west", None, 2) == []
 
 
+async def test_errands_whose_ends_were_taken_in_are_found_and_opened_again(store: Store):
+    await store.errands.add([errand(n) for n in range(5)] + [replace(errand(9), parent="east")])
+    await store.errands.end(["m-0-0", "m-1-0", "m-3-0", "m-9-0"], ENDED, now=7.0)
+    await store.errands.end(["m-2-0"], LOST, now=7.0)
+    ended = [replace(errand(n), status=ENDED, ended_at=7.0) for n in (0, 1, 3)]
+
+    assert await store.errands.ended("north", None, 2) == ended[:2]
+    assert await store.errands.ended("north", "m-1-0", 9) == ended[2:]
+
+    await store.errands.reopen([])
+    await store.errands.reopen(["m-0-0", "m-2-0", "m-3-0", "m-4-0", "nope"])
+
+    assert await store.errands.open("north", None, 9) == [errand(0), errand(3), errand(4)]
+    assert await store.errands.ended("north", None, 9) == ended[1:2]
+    assert await store.errands.forget(100.0, 9) == 3
+    assert await store.errands.end(["m-0-0", "m-2-0"], ENDED, now=9.0) == [True, False]
+
+
 async def test_an_errand_is_closed_once(store: Store):
     await store.errands.add([errand(0), errand(1)])
 

@@ -122,9 +122,26 @@ class MongoErrands(ErrandRepository):
 
     async def open(self, parent: str, after: str | None, limit: int) -> list[Errand]:
         """See the port."""
-        where = {"parent": parent, "status": _OPEN, "_id": {"$gt": after or ""}}
+        return await self._standing(ErrandStatus.OPEN, parent, after, limit)
+
+    async def ended(self, parent: str, after: str | None, limit: int) -> list[Errand]:
+        """See the port."""
+        return await self._standing(ErrandStatus.ENDED, parent, after, limit)
+
+    async def _standing(
+        self, status: ErrandStatus, parent: str, after: str | None, limit: int
+    ) -> list[Errand]:
+        where = {"parent": parent, "status": status.value, "_id": {"$gt": after or ""}}
         found = await self._errands.find(where, sort=[("_id", ASCENDING)], limit=limit)
         return list(map(errand_of, found))
+
+    async def reopen(self, task_ids: Sequence[str]) -> None:
+        """See the port."""
+        change = {"$set": {"status": _OPEN}, "$unset": {"ended_at": "", "closed_by": ""}}
+        ended = ErrandStatus.ENDED.value
+        if task_ids:
+            writes = [UpdateOne({"_id": task_id, "status": ended}, change) for task_id in task_ids]
+            await self._errands.bulk(writes, ordered=False)
 
     async def end(self, task_ids: Sequence[str], status: ErrandStatus, *, now: float) -> list[bool]:
         """See the port."""

@@ -44,6 +44,7 @@ _ADD_ERRAND: Final = (
 )
 _ERRANDS: Final = f"SELECT {ERRAND_COLUMNS} FROM errands"
 _END: Final = "UPDATE errands SET status = ?, ended_at = ? WHERE task_id = ? AND status = 'open'"
+_REOPEN: Final = "UPDATE errands SET status = 'open', ended_at = 0 WHERE task_id = ? AND status = 'ended'"
 _FORGET: Final = (
     "DELETE FROM errands WHERE rowid IN"
     " (SELECT rowid FROM errands WHERE status != 'open' AND ended_at < ? ORDER BY ended_at LIMIT ?)"
@@ -135,11 +136,28 @@ class SqliteErrands(ErrandRepository):
 
     async def open(self, parent: str, after: str | None, limit: int) -> list[Errand]:
         """See the port."""
-        sql = f"{_ERRANDS} WHERE parent = ? AND status = 'open' AND task_id > ? ORDER BY task_id LIMIT ?"
-        found = await self._reader.run(
-            lambda connection: connection.execute(sql, (parent, after or "", limit)).fetchall()
-        )
+        return await self._standing(ErrandStatus.OPEN, parent, after, limit)
+
+    async def ended(self, parent: str, after: str | None, limit: int) -> list[Errand]:
+        """See the port."""
+        return await self._standing(ErrandStatus.ENDED, parent, after, limit)
+
+    async def _standing(
+        self, status: ErrandStatus, parent: str, after: str | None, limit: int
+    ) -> list[Errand]:
+        sql = f"{_ERRANDS} WHERE parent = ? AND status = ? AND task_id > ? ORDER BY task_id LIMIT ?"
+        values = (parent, status, after or "", limit)
+        found = await self._reader.run(lambda connection: connection.execute(sql, values).fetchall())
         return list(map(read_errand, found))
+
+    async def reopen(self, task_ids: Sequence[str]) -> None:
+        """See the port."""
+        values = [(task_id,) for task_id in task_ids]
+
+        def operation(transaction: SqliteTransaction) -> None:
+            transaction.connection.executemany(_REOPEN, values)
+
+        await self._writer.run(operation)
 
     async def end(self, task_ids: Sequence[str], status: ErrandStatus, *, now: float) -> list[bool]:
         """See the port."""
