@@ -106,6 +106,11 @@ class NetSpaces:
         self._link(number, space.name)
         return space
 
+    @property
+    def own_address(self) -> str:
+        """That of this process, as the namespaces reach it."""
+        return self._ends(0)[1]
+
     def cut(self, source: str, target: str) -> None:
         """Lose everything that one sends to the other; what comes the other way still arrives."""
         if (source, target) not in self._cuts:

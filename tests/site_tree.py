@@ -1,9 +1,10 @@
-"""Four sites that share work, each a set of real processes in a network of its own.
+"""Sites that share work, each a set of real processes in a network of its own.
 
-``top`` lends to ``left`` and ``right``, and ``left`` lends on to ``deep``.  The two that lend
-stand behind nginx with TLS, and those that join them show certificates.  Each has its own
+`running_tree` has four: ``top`` lends to ``left`` and ``right``, and ``left`` lends on to ``deep``.
+The two that lend stand behind nginx with TLS, and those that join them show certificates.  Each has its own
 SQLite store and its own local grid.  Between nginx and the process of ``top`` there is a
-`FaultProxy`, before its general port and before its fast lane.
+`FaultProxy`, before its general port and before its fast lane.  Other trees are made of the same
+parts (`tests.site_clusters`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ QUICK: Final = {
     "ICEPROD_FEDERATION__RENEW_S": "1",
 }
 """Leases run out while one watches."""
+PROXIED: Final = {
+    "ICEPROD_NGINX__UPSTREAMS": f'["127.0.0.1:{PROXY}"]',
+    "ICEPROD_NGINX__RPC_UPSTREAMS": f'["127.0.0.1:{PROXY_LANE}"]',
+}
+"""Between nginx and its server are the proxies."""
 
 
 @dataclass(kw_only=True)
@@ -110,10 +116,11 @@ class TreeSite(RunningSite):
 
 @dataclass
 class Tree:
-    """All of them; ``proxies`` stand before the process of ``top``."""
+    """All of them; ``parents`` names that of each, ``proxies`` stand before the process of ``top``."""
 
     folder: Path
     net: NetSpaces
+    parents: Mapping[str, str] = field(default_factory=lambda: PARENTS)
     sites: dict[str, TreeSite] = field(default_factory=dict)
     proxies: tuple[FaultProxy, ...] = ()
 
@@ -122,6 +129,11 @@ class Tree:
             return self.sites[label]
         except KeyError:
             raise AttributeError(label) from None
+
+    @property
+    def lenders(self) -> list[str]:
+        """The sites that lend to others."""
+        return [label for label in self.parents if label in self.parents.values()]
 
     def garble(self, schedule: Schedule) -> None:
         """Let calls at ``top`` suffer what a schedule says from now on."""
@@ -155,21 +167,30 @@ def running_tree(
         tree = Tree(folder, net)
         for label in PARENTS:
             place = (folders or {}).get(label, folder / label)
-            tree.sites[label] = _make(label, net.add(label), place, (more or {}).get(label, {}))
+            site = tree.sites[label] = make_site(label, net.add(label), place, is_lender=label in LENDERS)
+            proxied = PROXIED if label == "top" else {}
+            site.settings = {**site.settings, **proxied, **(more or {}).get(label, {})}
         with (
             FaultProxy(PORT, port=PROXY, space=tree.top.space) as general,
             FaultProxy(LANE, port=PROXY_LANE, space=tree.top.space) as lane,
         ):
             tree.proxies = (general, lane)
-            try:
-                _start_all(tree)
-                for child, parent in PARENTS.items():
-                    if parent:
-                        join(tree, parent, child)
+            with started(tree):
                 yield tree
-            finally:
-                for site in tree.sites.values():
-                    site.stop(kill=True)
+
+
+@contextmanager
+def started(tree: Tree) -> Iterator[None]:
+    """Run all sites, each joined to its parent."""
+    try:
+        _start_all(tree)
+        for child, parent in tree.parents.items():
+            if parent:
+                join(tree, parent, child)
+        yield
+    finally:
+        for site in tree.sites.values():
+            site.stop(kill=True)
 
 
 def join(tree: Tree, parent: str, child: str) -> None:
@@ -182,16 +203,17 @@ def join(tree: Tree, parent: str, child: str) -> None:
     assert (made["parent"], made["known_as"], made["trouble"]) == (parent, child, "")
 
 
-def _make(label: str, space: Space, folder: Path, more: Mapping[str, str]) -> TreeSite:
+def make_site(label: str, space: Space, folder: Path, *, is_lender: bool) -> TreeSite:
+    """A site that does not run yet; one that lends stands behind nginx."""
     offer = {"cpu": CORES[label], "memory": MEMORY[label], "disk": 2, "max_pilots": 1, "max_queued": 1}
     settings = {**QUICK, "ICEPROD_FEDERATION__NAME": label}
     grids = json.dumps({"local": offer})
     site = TreeSite(folder=folder, label=label, space=space, within=space.command, grids=grids)
-    if label in LENDERS:
+    if is_lender:
         settings |= _behind_nginx(site)
     else:
         site.host = space.address
-    site.settings = {**settings, **more}
+    site.settings = settings
     return site
 
 
@@ -202,7 +224,7 @@ def _behind_nginx(site: TreeSite) -> dict[str, str]:
     ca.issue(address, use=CertificateUse.SERVER)
     site.arguments = ("--nginx",)
     site.ca_file = str(ca.certificate)
-    settings = {
+    return {
         "ICEPROD_SERVER__PROXIED": "true",
         "ICEPROD_SERVER__URL": f"https://{address}",
         "ICEPROD_SERVER__RPC_URL": f"https://{address}",
@@ -215,10 +237,6 @@ def _behind_nginx(site: TreeSite) -> dict[str, str]:
         "ICEPROD_NGINX__CLIENT_CA": str(ca.certificate),
         "SSL_CERT_FILE": str(ca.certificate),  # whom the site's own pilots trust
     }
-    if site.label == "top":
-        settings["ICEPROD_NGINX__UPSTREAMS"] = f'["127.0.0.1:{PROXY}"]'
-        settings["ICEPROD_NGINX__RPC_UPSTREAMS"] = f'["127.0.0.1:{PROXY_LANE}"]'
-    return settings
 
 
 def _start_all(tree: Tree) -> None:

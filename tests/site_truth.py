@@ -19,7 +19,7 @@ from iceprod.model.task import Attempt, Outcome
 from iceprod.store.base import AuditEntry, Store
 from tests import aftermath, havoc
 from tests.servers import until
-from tests.site_tree import LENDERS, PARENTS, Tree
+from tests.site_tree import Tree
 
 STALL_S = 90.0
 """For how long nothing may be done once nothing is wrong any more."""
@@ -27,6 +27,8 @@ SETTLE_S = 60.0
 """How long sites may take to tell each other all."""
 SLEEP_S = 0.4
 """How long a task takes."""
+_KILLED = '"event":"a worker has died"'
+"""What a site says of a process of its own that a test has killed."""
 
 
 @dataclass
@@ -82,12 +84,12 @@ class Work:
         return f"{said}\n== sites\n{_standing(self.tree)}"
 
 
-def submit(tree: Tree, name: str, *, jobs: int) -> Work:
+def submit(tree: Tree, name: str, *, jobs: int, sleep_s: float = SLEEP_S) -> Work:
     """Submit a dataset whose tasks hand files on, and write down each run of theirs."""
     runs = tree.folder / f"runs-{name}"
     runs.mkdir()
     script = tree.folder / "payload.sh"
-    script.write_text(havoc.PAYLOAD.replace("sleep 0.15", f"sleep {SLEEP_S}"))
+    script.write_text(havoc.PAYLOAD.replace("sleep 0.15", f"sleep {sleep_s}"))
     script.chmod(0o755)
     config = havoc.configuration(script, runs)
     dataset_id = tree.top.call("dataset.submit", config=config, njobs=jobs, description=name)["dataset_id"]
@@ -121,9 +123,11 @@ def watched(work: Work) -> Iterator[None]:
         thread.join(30)
 
 
-def play(tree: Tree, name: str, trouble: Callable[[Work], None], *, jobs: int) -> str:
+def play(
+    tree: Tree, name: str, trouble: Callable[[Work], None], *, jobs: int, sleep_s: float = SLEEP_S
+) -> str:
     """Run a dataset in spite of some trouble, and check everything; what there was to see, in a line."""
-    work = submit(tree, name, jobs=jobs)
+    work = submit(tree, name, jobs=jobs, sleep_s=sleep_s)
     with watched(work):
         try:
             trouble(work)
@@ -150,7 +154,7 @@ def settle(tree: Tree) -> None:
 def _unsettled(tree: Tree) -> list[str]:
     """What there still is to do between sites."""
     found = []
-    for label, parent in PARENTS.items():
+    for label, parent in tree.parents.items():
         if not parent:
             continue
         with tree.sites[label].opened() as (runner, store):
@@ -163,7 +167,7 @@ def _unsettled(tree: Tree) -> list[str]:
 def held(tree: Tree, label: str) -> int:
     """How many tasks a site holds for its parent."""
     with tree.sites[label].opened() as (runner, store):
-        return runner.run(store.errands.counts(PARENTS[label])).get(ErrandStatus.OPEN, 0)
+        return runner.run(store.errands.counts(tree.parents[label])).get(ErrandStatus.OPEN, 0)
 
 
 def _standing(tree: Tree) -> str:
@@ -181,7 +185,8 @@ def _log(folder: Path) -> str:
 def _mistakes(folder: Path) -> list[str]:
     """What a site complains of in its log that is nobody's fault but its own."""
     lines = (folder / "server.log").read_text(errors="replace").splitlines()
-    return [line for line in lines if '"level":"error"' in line or '"level":"critical"' in line]
+    bad = [line for line in lines if '"level":"error"' in line or '"level":"critical"' in line]
+    return [line for line in bad if _KILLED not in line]
 
 
 def check(work: Work) -> str:
@@ -247,7 +252,7 @@ def audit(tree: Tree, label: str, action: str, *, since: float = 0.0) -> list[Au
 def dropped(work: Work) -> dict[str, int]:
     """How many reports came too late, by who took note of that; none but late ones may be turned down."""
     found: Counter[str] = Counter()
-    for label in LENDERS:
+    for label in work.tree.lenders:
         for entry in audit(work.tree, label, "site.report", since=work.submitted_at):
             assert entry.detail["refused"] == entry.detail["leases_of_others"] == 0, entry
             found[label] += int(str(entry.detail["lost"]))

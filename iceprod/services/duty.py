@@ -11,6 +11,7 @@ the midst of it, is refused by the store: see `DutyHolder.fence`.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -74,7 +75,7 @@ class DutyHolder:
         while True:
             await self._step_in_time()
             if self.is_holding() and not self._told:
-                logger.info("duties taken", fence=self.fence)
+                logger.info("duties taken", fence=self.fence, worker=os.getpid())
                 await gained()
                 self._told = True
             elif self._told and not self.is_holding():

@@ -55,6 +55,7 @@ class MongoServer:
 
     folder: Path
     durable: bool = False
+    host: str = "127.0.0.1"
     port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -67,7 +68,7 @@ class MongoServer:
 
     def url(self, database: str) -> str:
         """The URL of a database, which need not exist yet."""
-        return f"mongodb://127.0.0.1:{self.port}/{database}"
+        return f"mongodb://{self.host}:{self.port}/{database}"
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -82,7 +83,11 @@ class MongoServer:
                 [
                     *_bound_to_us(),
                     *(str(program), "--handler=sqlite", f"--sqlite-url=file:{self.folder}/{pragma}"),
-                    *(f"--listen-addr=127.0.0.1:{self.port}", "--debug-addr=-", f"--state-dir={self.folder}"),
+                    *(
+                        f"--listen-addr={self.host}:{self.port}",
+                        "--debug-addr=-",
+                        f"--state-dir={self.folder}",
+                    ),
                     *("--telemetry=disable", "--log-level=error"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -96,7 +101,7 @@ class MongoServer:
         deadline = time.monotonic() + _START_S
         while True:
             try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                with socket.create_connection((self.host, self.port), timeout=1):
                     return
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
