@@ -1,12 +1,16 @@
 """Rows of one transaction: each is read once, changed in memory, and written once.
 
-Many moves share a counter, a job or a dataset; here it is written once for all of them.
+Many moves share a counter, a job or a dataset; here it is written once for all of them.  And what
+becomes of many rows alike is written by one statement, since each has a price of its own: the
+interpreter is let go and taken back, and SQLite notes how to undo it.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,24 +28,28 @@ COMPLETE, FAILED, SUSPENDED = (
 
 _IN = "key IN (SELECT value FROM json_each(?))"
 _SELECT = f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE key = ?"
-_SELECT_MANY = f"SELECT {rows.TASK_COLUMNS} FROM tasks WHERE {_IN}"
-_JOBS = "SELECT key, status, status_changed_at, tasks, complete, failed, suspended FROM jobs"
-_SELECT_JOB = f"{_JOBS} WHERE key = ?"
-_SELECT_JOBS = f"{_JOBS} WHERE {_IN}"
+_SELECT_MANY = f"SELECT {rows.TASK_COLUMNS} FROM {rows.each_of('tasks')}"
+_JOB_COLUMNS = "key, status, status_changed_at, tasks, complete, failed, suspended"
+_SELECT_JOB = f"SELECT {_JOB_COLUMNS} FROM jobs WHERE key = ?"
+_SELECT_JOBS = f"SELECT {_JOB_COLUMNS} FROM {rows.each_of('jobs')}"
 _UPDATE = (
     "UPDATE tasks SET status = ?, status_changed_at = ?, class_id = ?, attempt = ?, failures = ?,"
     " evictions = ?, lease_id = ?, lease_until = ?, pilot_id = ?, release_at = ? WHERE key = ?"
 )
 _UPDATE_LEASE = "UPDATE tasks SET lease_until = ? WHERE key = ?"
-_UPDATE_JOB = (
-    "UPDATE jobs SET status = ?, status_changed_at = ?, complete = ?, failed = ?, suspended = ? WHERE key = ?"
+_UPDATE_STATUS = f"UPDATE tasks SET status = ?, status_changed_at = ? WHERE {_IN}"
+_UPDATE_JOBS = (
+    f"UPDATE jobs SET status = ?, status_changed_at = ?, complete = ?, failed = ?, suspended = ? WHERE {_IN}"
 )
 _UPDATE_COUNTS = (
     "UPDATE task_counts SET idle = idle + ?, waiting = waiting + ?, queued = queued + ?,"
     " processing = processing + ?, complete = complete + ?, failed = failed + ?,"
     " suspended = suspended + ? WHERE kind = ?"
 )
-_INSERT_ATTEMPT = f"INSERT INTO attempts ({rows.ATTEMPT_COLUMNS}, kind) VALUES ({', '.join('?' * 14)})"
+_ATTEMPT = f"({', '.join('?' * 14)})"
+_INSERT_ATTEMPT = f"INSERT INTO attempts ({rows.ATTEMPT_COLUMNS}, kind) VALUES {_ATTEMPT}"
+_AT_ONCE = 25
+_INSERT_ATTEMPTS = _INSERT_ATTEMPT + f", {_ATTEMPT}" * (_AT_ONCE - 1)
 
 
 @dataclass(slots=True)
@@ -106,6 +114,7 @@ class Changes:
         self._states = states
         self._rows: dict[int, Row | None] = {}
         self._jobs: dict[int, JobRow] = {}
+        self._placed: dict[int, Row] = {}
         self._changed_rows: dict[int, Row] = {}
         self._changed_jobs: dict[int, JobRow] = {}
         self._changed_states: dict[int, State] = {}
@@ -115,17 +124,12 @@ class Changes:
 
     def load(self, keys: Iterable[int]) -> None:
         """Read tasks that are about to be asked for, in one query."""
-        wanted = msgspec.json.encode(list(keys)).decode()
-        for values in self._connection.execute(_SELECT_MANY, (wanted,)).fetchall():
+        for values in self._connection.execute(_SELECT_MANY, (_text(keys),)).fetchall():
             self._rows.setdefault(values[0], Row(*values))
 
     def load_jobs(self, keys: Iterable[int]) -> None:
         """Read jobs whose counters are about to change, in one query."""
-        wanted = list(keys)
-        if not wanted:
-            return
-        text = msgspec.json.encode(wanted).decode()
-        for values in self._connection.execute(_SELECT_JOBS, (text,)).fetchall():
+        for values in self._connection.execute(_SELECT_JOBS, (_text(keys),)).fetchall():
             self._jobs.setdefault(values[0], JobRow(*values))
 
     def row(self, key: int) -> Row | None:
@@ -150,7 +154,7 @@ class Changes:
         return self._states.get(self._connection, key >> NUMBER_BITS)
 
     def change(self, row: Row) -> None:
-        """A task's fields have changed."""
+        """A task's fields have changed, not its status alone."""
         self._changed_rows[row.key] = row
 
     def change_lease(self, row: Row) -> None:
@@ -171,7 +175,7 @@ class Changes:
         counts[status] += 1
         row.status = status
         row.status_changed_at = now
-        self._changed_rows[row.key] = row
+        self._placed[row.key] = row
 
     def record(self, attempt: tuple[Any, ...]) -> None:
         """Add an ended attempt: its ``ATTEMPT_COLUMNS`` and its kind."""
@@ -179,14 +183,15 @@ class Changes:
 
     def flush(self) -> None:
         """Write all that has changed; afterwards everything is read afresh."""
-        leases = [
-            (row.lease_until, key) for key, row in self._leases.items() if key not in self._changed_rows
-        ]
-        self._write(_UPDATE, [_task_values(row) for row in self._changed_rows.values()])
+        changed = self._changed_rows
+        self._write(_UPDATE, [_task_values(row) for row in changed.values()])
+        leases = [(row.lease_until, key) for key, row in self._leases.items() if key not in changed]
         self._write(_UPDATE_LEASE, leases)
+        placed = (row for key, row in self._placed.items() if key not in changed)
+        self._write_alike(_UPDATE_STATUS, ((row.key, (row.status, row.status_changed_at)) for row in placed))
         self._write(_UPDATE_COUNTS, [(*n, kind) for kind, n in self._counts.items() if any(n)])
-        self._write(_UPDATE_JOB, [_job_values(job) for job in self._changed_jobs.values()])
-        self._write(_INSERT_ATTEMPT, self._attempts)
+        self._write_alike(_UPDATE_JOBS, ((key, _job_values(job)) for key, job in self._changed_jobs.items()))
+        self._write_attempts()
         for state in self._changed_states.values():
             write_state(self._connection, state)
         self._clear()
@@ -195,9 +200,26 @@ class Changes:
         if values:
             self._connection.executemany(sql, values)
 
+    def _write_alike(self, sql: str, changed: Iterable[tuple[int, tuple[Any, ...]]]) -> None:
+        """Write what has changed of rows, given by their keys: once for all that get the same values."""
+        alike: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for key, values in changed:
+            alike[values].append(key)
+        for values, keys in alike.items():
+            self._connection.execute(sql, (*values, _text(keys)))
+
+    def _write_attempts(self) -> None:
+        attempts = self._attempts
+        rest = len(attempts) % _AT_ONCE
+        for start in range(rest, len(attempts), _AT_ONCE):
+            values = itertools.chain.from_iterable(attempts[start : start + _AT_ONCE])
+            self._connection.execute(_INSERT_ATTEMPTS, tuple(values))
+        self._write(_INSERT_ATTEMPT, attempts[:rest])
+
     def _clear(self) -> None:
         self._rows.clear()
         self._jobs.clear()
+        self._placed.clear()
         self._changed_rows.clear()
         self._changed_jobs.clear()
         self._changed_states.clear()
@@ -237,4 +259,8 @@ def _task_values(row: Row) -> tuple[Any, ...]:
 
 
 def _job_values(job: JobRow) -> tuple[Any, ...]:
-    return job.status, job.status_changed_at, job.complete, job.failed, job.suspended, job.key
+    return job.status, job.status_changed_at, job.complete, job.failed, job.suspended
+
+
+def _text(keys: Iterable[int]) -> str:
+    return msgspec.json.encode(list(keys)).decode()

@@ -47,6 +47,12 @@ ATTEMPT_COLUMNS = (
 )
 
 
+def each_of(table: str) -> str:
+    """What to select from for the rows of a table whose keys a parameter lists, as JSON."""
+    # Taken as it stands: a subquery after IN would be sorted first.
+    return f"(SELECT value FROM json_each(?)) CROSS JOIN {table} ON key = value"
+
+
 def task(dataset_id: str, row: Sequence[Any]) -> Task:
     """A task from its ``TASK_COLUMNS``."""
     key = row[0]

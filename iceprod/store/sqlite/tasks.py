@@ -66,7 +66,7 @@ class SqliteTasks(TaskRepository):
         wanted = msgspec.json.encode([key for key in keys if key is not None]).decode()
         found = await self._reader.run(
             lambda connection: self._tasks(
-                connection, f"{_SELECT} WHERE key IN (SELECT value FROM json_each(?))", (wanted,)
+                connection, f"SELECT {rows.TASK_COLUMNS} FROM {rows.each_of('tasks')}", (wanted,)
             )
         )
         return {task.task_id: task for task in found}
@@ -251,7 +251,7 @@ class SqliteTasks(TaskRepository):
         """See the port."""
         keys = self._reader.now(lambda reading: [self._numbers.job(reading, job_id) for job_id in job_ids])
         wanted = msgspec.json.encode([key for key in keys if key is not None]).decode()
-        sql = "SELECT key, tasks FROM jobs WHERE key IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT key, tasks FROM {rows.each_of('jobs')}"
         tasks = dict(await self._reader.run(lambda reading: reading.execute(sql, (wanted,)).fetchall()))
         return [
             f"{job_id}-{index}"

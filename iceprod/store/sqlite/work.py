@@ -28,6 +28,7 @@ _ERRORS = frozenset({TaskEvent.RETRIED, TaskEvent.DEFERRED, TaskEvent.FAILED})
 _RESETS = frozenset({TaskEvent.RESET, TaskEvent.HARD_RESET})
 _CUT_SHORT = _RESETS | {TaskEvent.SUSPENDED}
 _COUNTED_BY_JOB = frozenset({COMPLETE, FAILED, SUSPENDED})
+_STATUS_ALONE = frozenset({TaskEvent.FINISHED, TaskEvent.QUEUED, TaskEvent.RELEASED, TaskEvent.SUSPENDED})
 _STOPPED = Ended(Outcome.STOPPED)
 _FEW = 8  # needs that are looked at one by one each time
 
@@ -53,7 +54,8 @@ class Work(Changes):
             return None
         if before == PROCESSING:
             self._end(row, move, now=now)
-        _take_over(row, move)
+        if _take_over(row, move):
+            self.change(row)
         if after in (IDLE, WAITING) and event is not TaskEvent.RELEASED:
             after = self._landing(row, state, after, now=now)
         self.place(row, after, now=now)
@@ -188,9 +190,11 @@ class Work(Changes):
         return rows.JOB_STATUSES[status], dataset
 
 
-def _take_over(row: Row, move: Move) -> None:
-    """Change the fields that an event changes, still without the status."""
-    event = move.event
+def _take_over(row: Row, move: Move) -> bool:
+    """Change the fields that an event changes, still without the status; whether there are any."""
+    event, gives_none = move.event, move.lease is None and move.class_id is None and move.release_at is None
+    if event in _STATUS_ALONE and gives_none:
+        return False
     if event is TaskEvent.CLAIMED:
         row.attempt += 1
     elif event in _ERRORS:
@@ -210,6 +214,7 @@ def _take_over(row: Row, move: Move) -> None:
         row.class_id = move.class_id
     if move.release_at is not None:
         row.release_at = move.release_at
+    return True
 
 
 def _dependents(key: int, state: State) -> list[int]:
