@@ -117,7 +117,6 @@ class Process:
             scheduler=scheduler,
             tasks=self.work,
             foreign=self.errands,
-            slots=slots,
             events=events,
             registry=self.registry,
         )
@@ -140,6 +139,7 @@ class Process:
             events=events,
             room=Counter,
             send_file=_no_file,
+            forget=_forget_nothing,
             ways=Ways(name, "1", True, 0.0, 20.0),
         )
         self.parent: Parent | None = None
@@ -434,6 +434,10 @@ async def _nothing(*_: Any, **__: Any) -> None:
 
 async def _no_file(_: Operation) -> Sent:
     raise Unavailable("there are no files here")
+
+
+def _forget_nothing(_: str) -> None:
+    """Nobody is known by anything here."""
 
 
 _NOBODY: Final = SimpleNamespace(

@@ -86,7 +86,8 @@ class PeerState:
     ``waiting``, ``lag_s`` and ``dead`` are about the operations that a child has for its parent:
     how many wait, for how long the first of them has, and how many were refused.  ``failures``
     counts the calls to a parent in a row that failed, the last one for ``reason``.  ``wants`` are
-    the slots, and how many of each, for which a child waits for tasks just now.
+    the slots, and how many of each, for which a child waits for tasks just now; ``offers`` the kinds
+    of slots that it asked for last, at ``offered_at``.
     """
 
     role: PeerRole
@@ -98,6 +99,8 @@ class PeerState:
     failures: int = 0
     reason: str = ""
     wants: tuple[tuple[Offer, int], ...] = ()
+    offers: tuple[Offer, ...] = ()
+    offered_at: float = 0.0
 
 
 class ErrandStatus(StrEnum):

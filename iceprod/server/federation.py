@@ -10,12 +10,13 @@ from iceprod._version import __version__
 from iceprod.clock import Clock
 from iceprod.config import Settings
 from iceprod.errors import InputError, NotFoundError
-from iceprod.model.federation import Peer, PeerRole, PeerStatus
+from iceprod.model.federation import Peer, PeerRole
 from iceprod.movers.addresses import Addresses as AnyAddress
 from iceprod.server.context import Addresses, FilePlane
 from iceprod.services.accounts import Accounts
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
+from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.events import Events
 from iceprod.services.grids import GridController
 from iceprod.services.logs import LogService
@@ -23,7 +24,6 @@ from iceprod.services.mirrors import Mirrors
 from iceprod.services.peer_states import PeerStates
 from iceprod.services.refusals import Refusals
 from iceprod.services.scheduling import Scheduler
-from iceprod.services.slots import Slots
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.as_child.errands import Errands
@@ -33,10 +33,12 @@ from iceprod.site_sync.as_child.parents import Means, Parents, Ways
 from iceprod.site_sync.as_child.renewal import Renewal
 from iceprod.site_sync.as_child.returning import Returning
 from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.as_parent.adoption import Adoption
 from iceprod.site_sync.as_parent.authority import Authority
 from iceprod.site_sync.as_parent.enrolment import Enrolment, Limits
 from iceprod.site_sync.as_parent.inbox import Inbox
 from iceprod.site_sync.as_parent.lending import Lending
+from iceprod.site_sync.as_parent.recovery import Recovery
 from iceprod.site_sync.federation import Federation
 from iceprod.site_sync.files.doors import Door, Doorway
 from iceprod.site_sync.files.fetching import FileFetching
@@ -59,11 +61,12 @@ class Parts:
     store: Store
     settings: Settings
     clock: Clock
+    monotonic: Clock
+    watch: ClockWatch
     accounts: Accounts
     certificates: Certificates
     catalogue: Catalogue
     scheduler: Scheduler
-    slots: Slots
     tasks: TaskService
     logs: LogService
     plane: FilePlane
@@ -82,11 +85,14 @@ def make_federation(parts: Parts) -> Federation:
     registry = _make_registry(parts, authority)
     files = _make_files(parts)
     parts.plane.files.foreign = files
+    recovery = _make_recovery(parts, registry)
     return Federation(
         refusals=parts.refusals,
         registry=registry,
         enrolment=_make_enrolment(parts, registry, authority),
         lending=_make_lending(parts, registry),
+        recovery=recovery,
+        adoption=_make_adoption(parts, registry, recovery),
         inbox=Inbox(parts.store, tasks=parts.tasks, logs=parts.logs, registry=registry),
         renewal=Renewal(
             parts.store,
@@ -121,6 +127,7 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
         events=parts.events,
         room=lambda: parts.grids.unclaimed(parts.states.wanted(parts.clock() - _WAITING_S)),
         send_file=files.sending.send_file,
+        forget=lambda name: identity_files(parts.settings, name).drop(),
         ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )
     return Parents(means, connect=lambda peer: connect(parts, peer))
@@ -131,7 +138,7 @@ def _make_files(parts: Parts) -> SiteFiles:
 
     async def door(parent: str) -> Door | None:
         peer = await store.peers.get(PeerRole.PARENT, parent)
-        if peer is None or peer.status is PeerStatus.REVOKED:
+        if peer is None or peer.is_gone:
             return None
         try:
             identity = identity_files(parts.settings, parent).read()
@@ -206,9 +213,31 @@ def _make_lending(parts: Parts, registry: Registry) -> Lending:
         scheduler=parts.scheduler,
         tasks=parts.tasks,
         foreign=parts.errands,
-        slots=parts.slots,
         events=parts.events,
         registry=registry,
+    )
+
+
+def _make_recovery(parts: Parts, registry: Registry) -> Recovery:
+    return Recovery(
+        parts.store,
+        registry=registry,
+        scheduler=parts.scheduler,
+        state=parts.scheduler.recovering,
+        watch=parts.watch,
+        monotonic=parts.monotonic,
+        longest_s=parts.settings.federation.recovery_s,
+    )
+
+
+def _make_adoption(parts: Parts, registry: Registry, recovery: Recovery) -> Adoption:
+    return Adoption(
+        parts.store,
+        clock=parts.clock,
+        catalogue=parts.catalogue,
+        scheduler=parts.scheduler,
+        registry=registry,
+        recovery=recovery,
     )
 
 

@@ -73,6 +73,8 @@ _MARKS = {
     "well": "M0 6a6 6 0 1 0 12 0a6 6 0 1 0-12 0",
     "silent": "M0 6a6 6 0 1 0 12 0a6 6 0 1 0-12 0M3 6a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
     "paused": "M1 0h4v12H1zM7 0h4v12H7z",
+    "leaving": "M0 4h6V0l6 6l-6 6V8H0z",
+    "left": "M1 1h10v10H1zM3 3v6h6V3z",
     "revoked": "M2 0l4 4l4-4l2 2l-4 4l4 4l-2 2l-4-4l-4 4l-2-2l4-4l-4-4z",
 }
 """A shape for each condition of a site, in a box of 12 by 12."""

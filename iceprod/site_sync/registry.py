@@ -86,6 +86,7 @@ class Registry:
     ) -> None:
         self.name = name
         self.version = version
+        self.term = 0
         self.states = states
         self._store = store
         self._clock = clock
@@ -112,22 +113,26 @@ class Registry:
         authorization.check(principal, "site.get")
         return self._known(await self._one(name, role))
 
-    async def child(self, principal: Principal) -> Peer:
-        """The child that calls.
+    async def child(self, principal: Principal, *, term: int | None = None) -> Peer:
+        """The child that calls, in the ``term`` that it tells, if any.
 
         Raises:
             AccessDenied: it is none, or no longer.
+            ConflictError: that is not the present term of this site.
         """
         peer = await self._store.peers.get(PeerRole.CHILD, principal.id)
-        if peer is None or peer.status is PeerStatus.REVOKED:
+        if peer is None or peer.is_gone:
             error = AccessDenied(f"the site {principal.id} has not joined this one")
             self._refusals.note_call(principal, "site.call", error)
             raise error
+        if term not in (None, self.term):
+            raise ConflictError(_other_term(self.name, term, self.term), term=self.term)
         return peer
 
-    def touch(self, name: str, **changes: Any) -> None:
-        """A child was heard of; ``changes`` are fields of `PeerState` that it has told."""
-        self.states.saw(PeerRole.CHILD, name, contact_at=self._clock(), **changes)
+    def touch(self, name: str, *, at: float | None = None, **changes: Any) -> None:
+        """A child was heard of, now or ``at`` an instant; ``changes`` are fields of `PeerState` that it told."""
+        now = self._clock() if at is None else at
+        self.states.saw(PeerRole.CHILD, name, at=now, contact_at=now, **changes)
 
     async def hello(self, principal: Principal, message: Hello) -> Welcome:
         """Agree with a child on a version of the protocol.
@@ -142,27 +147,35 @@ class Registry:
         if (peer.protocol, peer.version) != (protocol, version):
             await self.change(peer, PeerPatch(protocol=protocol, version=version))
         self.touch(peer.name)
-        return Welcome(self.name, protocol, peer.lease_s, self.version)
+        return Welcome(self.name, protocol, peer.lease_s, self.version, self.term)
 
     # What is done to them
 
     async def pause(self, principal: Principal, name: str, role: PeerRole | None = None) -> Peer:
-        """Lend a child, or take from a parent, no more tasks; those that were lent go on."""
-        return await self._stand(principal, "site.pause", await self._one(name, role), PeerStatus.PAUSED)
-
-    async def resume(self, principal: Principal, name: str, role: PeerRole | None = None) -> Peer:
-        """Go on after a pause.
+        """Lend a child, or take from a parent, no more tasks; those that were lent go on.
 
         Raises:
-            InvalidTransition: the site was revoked: invite it anew.
+            InvalidTransition: the site has gone, or is being left.
+        """
+        peer = await self._one(name, role)
+        if peer.status is PeerStatus.LEAVING:
+            raise InvalidTransition(f"this site leaves {name}, and takes no more of it anyway")
+        return await self._stand(principal, "site.pause", peer, PeerStatus.PAUSED)
+
+    async def resume(self, principal: Principal, name: str, role: PeerRole | None = None) -> Peer:
+        """Go on after a pause, or leave a parent no more.
+
+        Raises:
+            InvalidTransition: the site has gone: it has to join anew.
         """
         return await self._stand(principal, "site.resume", await self._one(name, role), PeerStatus.JOINED)
 
     async def _stand(self, principal: Principal, action: str, peer: Peer, status: PeerStatus) -> Peer:
         authorization.check(principal, action)
-        if peer.status is PeerStatus.REVOKED:
-            raise InvalidTransition(f"the site {peer.name} was revoked; it has to join anew")
-        changed = await self.change(peer, PeerPatch(status=status))
+        if peer.is_gone:
+            what = "was left" if peer.status is PeerStatus.LEFT else "was revoked"
+            raise InvalidTransition(f"the site {peer.name} {what}; it has to join anew")
+        changed = await self.change(peer, PeerPatch(status=status, at_once=False))
         await self.audit(principal.id, action, peer.name, role=str(peer.role))
         return changed
 
@@ -196,15 +209,15 @@ class Registry:
         """
         authorization.check(principal, "site.revoke")
         peer = await self._one(name, PeerRole.CHILD)
-        return await self._end(principal, "site.revoke", peer)
+        return await self._end(principal, "site.revoke", peer, PeerStatus.REVOKED)
 
     async def leave(self, principal: Principal) -> int:
         """A child leaves; how many tasks were taken back from it."""
         authorization.check(principal, "site.leave")
-        return await self._end(principal, "site.leave", await self.child(principal))
+        return await self._end(principal, "site.leave", await self.child(principal), PeerStatus.LEFT)
 
-    async def _end(self, principal: Principal, action: str, peer: Peer) -> int:
-        await self.put(replace(peer, status=PeerStatus.REVOKED, expires_at=None))
+    async def _end(self, principal: Principal, action: str, peer: Peer, status: PeerStatus) -> int:
+        await self.put(replace(peer, status=status, expires_at=None))
         await self._accounts.revoke_site(peer.name)
         await asyncio.to_thread(self._authority.revoke, peer.name)
         taken = await self._take_back(peer.name)
@@ -212,12 +225,12 @@ class Registry:
         return taken
 
     async def take_back(self) -> int:
-        """Take from revoked children what they were lent in the very moment of it; a duty."""
+        """Take from children that have gone what they were lent in the very moment of it; a duty."""
         return sum(
             [
                 await self._take_back(peer.name)
                 for peer in await self._store.peers.all()
-                if (peer.role, peer.status) == (PeerRole.CHILD, PeerStatus.REVOKED)
+                if peer.role is PeerRole.CHILD and peer.is_gone
             ]
         )
 
@@ -263,6 +276,12 @@ class Registry:
         if len(found) > 1:
             raise _field_error("role", f"{name} is a parent and a child: say which is meant")
         return found[0]
+
+
+def _other_term(name: str, told: int | None, own: int) -> str:
+    if told is not None and told > own:
+        return f"this is an older copy of {name}, which somebody has put another one in the place of"
+    return f"{name} was restored from a backup: say first what you hold of it"
 
 
 def _field_error(field: str, message: str) -> InputError:

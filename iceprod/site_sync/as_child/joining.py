@@ -117,7 +117,7 @@ class Joining:
 
     async def _check_free(self, name: str, url: str) -> None:
         former = await self._store.peers.get(PeerRole.PARENT, name)
-        if former is not None and former.status is not PeerStatus.REVOKED and former.url != url:
+        if former is not None and not former.is_gone and former.url != url:
             raise AlreadyExists(
                 f"there is a parent {name} at {former.url}: call this one otherwise, or leave that one"
             )

@@ -66,9 +66,9 @@ class Listening:
         if heard.taken:
             await self.renew()
 
-    async def keep_renewing(self) -> None:
+    async def keep_renewing(self, *, is_settled: bool = False) -> None:
         """Renew, and wait until it is time for it again."""
-        await self.renew()
+        await self.renew(is_settled=is_settled)
         await asyncio.sleep(self._renew_s)
 
     async def renew(self, *, is_settled: bool = False) -> None:

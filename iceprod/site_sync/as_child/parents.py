@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from iceprod.services.mirrors import Mirrors
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_child.calls import Calls
 from iceprod.site_sync.as_child.greeting import greet
+from iceprod.site_sync.as_child.leaving import Leaving
 from iceprod.site_sync.as_child.listening import Listening
 from iceprod.site_sync.as_child.mirroring import Mirroring
 from iceprod.site_sync.as_child.outbox import Outbox
@@ -37,8 +39,10 @@ from iceprod.site_sync.as_child.settling import Settling
 from iceprod.site_sync.as_child.taking import Taking
 from iceprod.store.base import Store
 
-LOOK_S: Final = 10.0
-"""How often it is looked for parents of which nothing was heard."""
+LOOK_S: Final = 0.5
+"""How long it may take until it is noticed that a command beside this process has changed a parent."""
+FOLLOW_S: Final = 10.0
+"""How often it is looked after all parents, whether they have changed or not."""
 FIRST_S: Final = 0.1
 LONGEST_S: Final = 60.0
 _STIRRING: Final = frozenset({EventKind.TASKS_MOVED, EventKind.DATASET_CHANGED, EventKind.PILOT_CHANGED})
@@ -63,7 +67,7 @@ class Ways:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What is done with for every parent."""
+    """What is done with for every parent.  To ``forget`` one is to lose what this site is known by there."""
 
     store: Store
     clock: Clock
@@ -74,6 +78,7 @@ class Means:
     events: Events
     room: Callable[[], Counter[Offer]]
     send_file: SendFile
+    forget: Callable[[str], None]
     ways: Ways
 
 
@@ -123,24 +128,41 @@ class Parent:
             filled=self.filled,
             clock=means.clock,
         )
+        self.leaving = Leaving(
+            peer.name,
+            store=means.store,
+            link=link,
+            tasks=means.tasks,
+            outbox=means.outbox,
+            events=means.events,
+            stirred=self.stirred,
+            clock=means.clock,
+        )
 
     async def run(self) -> None:
-        """Take, tell and listen until cancelled."""
+        """Take, or leave, tell and listen until cancelled."""
         await self._again_and_again("repairing", self.taking.repair, once=True)
+        loops = [self._share()]
+        if self.peer.status is PeerStatus.LEAVING:
+            # It does not wait for a greeting: the parent may have heard the good-bye already.
+            loops.append(self._again_and_again("leaving", self.leaving.step))
+        try:
+            await _together(loops)
+        finally:
+            await self.sender.close()
+
+    async def _share(self) -> None:
         await self._again_and_again("greeting", self._greet, once=True)
+        takes = self._means.ways.pull and self.peer.status is PeerStatus.JOINED
+        renew = partial(self.listening.keep_renewing, is_settled=not takes)
         loops = [
-            self._again_and_again("renewing", self.listening.keep_renewing),
+            self._again_and_again("renewing", renew),
             self._again_and_again("listening", self._after_renewal(self.listening.listen)),
             self._again_and_again("sending", self._after_renewal(self.sender.step)),
         ]
-        if self._means.ways.pull and self.peer.status is PeerStatus.JOINED:
+        if takes:
             loops.append(self._again_and_again("taking", self._after_renewal(self.taking.step)))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for loop in loops:
-                    group.create_task(loop)
-        finally:
-            await self.sender.close()
+        await _together(loops)
 
     async def _greet(self) -> None:
         await greet(self.peer, self.link, self._means.store, version=self._means.ways.version)
@@ -206,25 +228,32 @@ class Parents:
 
     async def run(self) -> None:
         """Share with whoever is joined, until cancelled; a duty."""
+        known: list[Peer] = []
+        follow_at, clock = -math.inf, asyncio.get_running_loop().time
         try:
             while True:
                 self._changed.clear()
-                await self._follow()
+                parents = [p for p in await self.means.store.peers.all() if p.role is PeerRole.PARENT]
+                if parents != known or clock() >= follow_at:
+                    await self._follow(parents)
+                    known, follow_at = parents, clock() + FOLLOW_S
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._changed.wait()
         finally:
             await self._stop(list(self._running))
 
-    async def _follow(self) -> None:
+    async def _follow(self, parents: list[Peer]) -> None:
         """Begin with parents that have joined, and end with those that have gone or are others now."""
-        parents = [peer for peer in await self.means.store.peers.all() if peer.role is PeerRole.PARENT]
-        wanted = {peer.name: peer for peer in parents if peer.status is not PeerStatus.REVOKED}
+        wanted = {peer.name: peer for peer in parents if not peer.is_gone}
         running = {name: parent.peer for name, (parent, _) in self._running.items()}
-        await self._stop([name for name, peer in running.items() if _terms(wanted.get(name)) != _terms(peer)])
+        ended = [name for name, peer in running.items() if _terms(wanted.get(name)) != _terms(peer)]
+        await self._stop(ended)
         for peer in parents:
-            if peer.status is PeerStatus.REVOKED:
+            if peer.is_gone:
                 await self.means.settling.forsake(peer.name)
+                if peer.name in ended:
+                    self.means.forget(peer.name)
         for name, peer in wanted.items():
             if name not in self._running:
                 self._begin(peer)
@@ -255,6 +284,12 @@ class Parents:
 def _terms(peer: Peer | None) -> tuple[Any, ...]:
     """What has to be begun anew for, when it changes."""
     return () if peer is None else (peer.url, peer.status, peer.joined_at, peer.most_tasks)
+
+
+async def _together(loops: Iterable[Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for loop in loops:
+            group.create_task(loop)
 
 
 def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

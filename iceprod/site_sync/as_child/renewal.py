@@ -8,7 +8,7 @@ import structlog
 
 from iceprod.clock import Clock
 from iceprod.errors import IceProdError
-from iceprod.model.federation import Peer, PeerRole, PeerStatus
+from iceprod.model.federation import Peer, PeerRole
 from iceprod.services.peer_keys import new_key
 from iceprod.site_sync.as_child.calls import Calls
 from iceprod.site_sync.as_child.identity import IdentityFiles
@@ -51,7 +51,7 @@ class Renewal:
         """Renew whatever is due; how many that were.  A duty: what fails is tried again the next time."""
         renewed = 0
         for peer in await self._store.peers.all():
-            if peer.role is PeerRole.PARENT and peer.status is not PeerStatus.REVOKED:
+            if peer.role is PeerRole.PARENT and not peer.is_gone:
                 try:
                     renewed += await self._look_at(peer)
                 except IceProdError as exc:

@@ -9,6 +9,7 @@ from typing import Final
 from iceprod.clock import Clock
 from iceprod.model.federation import Errand, ErrandStatus
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
+from iceprod.model.paging import Page
 from iceprod.services.tasks import TaskService
 from iceprod.store.base import Store
 
@@ -46,13 +47,16 @@ class Settling:
         self.lost[parent] += await self._close(over, ErrandStatus.LOST)
 
     async def forsake(self, parent: str) -> None:
-        """This site has left a parent: nothing is run for it any more, and nothing told to it."""
+        """This site has left a parent: nothing is run for it any more, and nothing told to it, ever."""
         after = None
         while errands := await self._store.errands.open(parent, after, _PART):
             await self.lose(parent, [errand.lease_id for errand in errands], with_told=True)
             after = errands[-1].task_id
         while queued := await self._store.outbox.next(parent, 0, _PART):
             await self._store.outbox.done(parent, [each.number for each in queued])
+        while letters := (await self._store.outbox.dead(parent, Page(_PART))).items:
+            for letter in letters:
+                await self._store.outbox.discard(letter.number)
 
     async def _open(self, parent: str, lease_ids: Sequence[str]) -> list[Errand]:
         if not lease_ids:

@@ -92,7 +92,7 @@ class Enrolment:
         if check_name(name) == self._registry.name:
             raise InputError(f"{name} is what this site is called itself")
         peer = await self._store.peers.get(PeerRole.CHILD, name)
-        if peer is not None and peer.status is not PeerStatus.REVOKED and not again:
+        if peer is not None and not peer.is_gone and not again:
             raise AlreadyExists(f"a site {name} has joined", name=name)
         lifetime_s = self._limits.invitation_s if lifetime_s is None else lifetime_s
         if not 0 < lifetime_s <= 366 * 86400:

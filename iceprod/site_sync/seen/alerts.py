@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from iceprod.model.federation import Peer, PeerRole, PeerStatus
+from iceprod.model.federation import Peer, PeerRole
 from iceprod.site_sync.seen.history import Point
 
 SILENT_S: Final = 300.0
@@ -45,9 +45,9 @@ class Look:
 
 
 def alerts(look: Look) -> tuple[Alert, ...]:
-    """What is wrong with a site, the worst first; nothing about those that were revoked."""
+    """What is wrong with a site, the worst first; nothing about those that have gone."""
     peer = look.peer
-    if peer.status is PeerStatus.REVOKED:
+    if peer.is_gone:
         return ()
     found = [
         Alert(peer.role, peer.name, kind, message, is_grave=is_grave)

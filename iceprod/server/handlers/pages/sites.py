@@ -104,11 +104,11 @@ class SitePage(PageHandler):
     def _actions(self, peer: Peer) -> tuple[Action, ...]:
         """What an administrator can do with it now."""
         base, found = f"/sites/{peer.role}/{peer.name}", []
-        if peer.status is PeerStatus.PAUSED:
+        if peer.status in (PeerStatus.PAUSED, PeerStatus.LEAVING):
             found.append(Action("Resume", base, "resume"))
         elif peer.status is PeerStatus.JOINED:
             found.append(Action("Pause", base, "pause"))
-        if peer.role is PeerRole.CHILD and peer.status is not PeerStatus.REVOKED:
+        if peer.role is PeerRole.CHILD and not peer.is_gone:
             question = (
                 f"Revoke {peer.name}? It is a stranger from now on, what it holds goes to others,"
                 " and it has to be invited anew to come back."
