@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from iceprod.cli import asking, output
 from iceprod.cli.connection import Site, on_site
-from iceprod.cli.settings import with_settings
+from iceprod.cli.site_leaving import join, leave, move, watch
 from iceprod.cli.site_letters import dead_letters, discard, retry
-
-if TYPE_CHECKING:
-    from iceprod.config import Settings
 
 _FIELDS: Final = (
     ("name", "name"),
@@ -66,74 +60,6 @@ def invite(site: Site, *, name: str, hours: float | None, again: bool, as_json: 
     output.note(f"good once, until {output.when(made['expires_at'])}; on the other site's machine:")
     output.note(f"    iceprod site join {site.url}")
     click.echo(made["code"])
-
-
-@site.command()
-@click.argument("url")
-@click.option("--code", help="The code; '-' reads it from standard input. Asked for if not given.")
-@click.option(
-    "--ca",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Who vouches for the parent's certificate (PEM), if not the one that the code tells of.",
-)
-@click.option(
-    "--certificate",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="This site's own certificate with its key (PEM), instead of one made by the parent.",
-)
-@click.option("--as", "name", help="What the parent is called here, if not as it calls itself.")
-@output.json_option
-@with_settings
-def join(
-    settings: Settings,
-    *,
-    url: str,
-    code: str | None,
-    ca: Path | None,
-    certificate: Path | None,
-    name: str | None,
-    as_json: bool,
-) -> None:
-    """Join the site at URL, which has invited this one.
-
-    To be done on this site's machine by the user that its server runs as; the server may run or
-    not. It takes tasks from the new parent within seconds.
-    """
-    from iceprod.server import joining  # noqa: PLC0415 - the whole server
-
-    request = joining.Request(
-        url, _code(code), authority=ca, certificate=certificate and certificate.absolute(), name=name or ""
-    )
-    made = asyncio.run(joining.join(settings, request))
-    parent = made.parent
-    if as_json:
-        shown = {"parent": parent.name, "url": parent.url, "known_as": made.known_as}
-        output.print_json({**shown, "expires_at": parent.expires_at, "trouble": made.trouble})
-    else:
-        output.note(f"joined {parent.name} at {parent.url} as {made.known_as}")
-    if made.trouble:
-        output.note(f"but {parent.name} cannot be spoken to yet: {made.trouble}")
-
-
-def _code(given: str | None) -> str:
-    if given == "-":
-        return sys.stdin.read().strip()
-    return given or asking.secret("Code", instead="--code")
-
-
-@site.command()
-@click.argument("name")
-@click.option("--anyway", is_flag=True, help="Also if the parent cannot be told.")
-@with_settings
-def leave(settings: Settings, *, name: str, anyway: bool) -> None:
-    """Leave the parent NAME: its tasks go back to it.
-
-    To be done on this site's machine, as joining is.
-    """
-    from iceprod.server import joining  # noqa: PLC0415 - the whole server
-
-    asyncio.run(joining.leave(settings, name, anyway=anyway))
-    output.note(f"{name} is no parent of this site any more")
 
 
 @site.command("list")
@@ -211,7 +137,7 @@ def pause(site: Site, *, name: str, role: str | None) -> None:
 @_role
 @on_site
 def resume(site: Site, *, name: str, role: str | None) -> None:
-    """Go on after a pause."""
+    """Go on after a pause, or leave a parent no more."""
     site.call("site.resume", name=name, role=role)
     output.note(f"work is shared with {name} again")
 
@@ -248,5 +174,5 @@ def set_(site: Site, *, name: str, address: str | None, as_json: bool, **changes
     _show(site.call("site.set", name=name, url=address, **changes), as_json=as_json)
 
 
-for letters in (dead_letters, retry, discard):
-    site.add_command(letters)
+for command in (join, leave, move, watch, dead_letters, retry, discard):
+    site.add_command(command)

@@ -196,7 +196,7 @@ async def site_pause(call: Call, *, name: Name, role: Role | None = None) -> Sit
 
 @METHODS.method("site.resume", action="site.resume", errors=(InvalidTransition, NotFoundError))
 async def site_resume(call: Call, *, name: Name, role: Role | None = None) -> SiteView:
-    """Go on after a pause."""
+    """Go on after a pause, or leave a parent no more."""
     return _seen(call, await call.services.federation.registry.resume(call.principal, name, _role(role)))
 
 
