@@ -116,6 +116,9 @@ class Stage:
             self.open(self.waiting[0])
         raise AssertionError("there is no end of it")
 
+    def distrust(self, reason: str) -> None:
+        """Nobody counts."""
+
     def close(self) -> None:
         """Let nothing of it stay."""
         self.waiting.clear()

@@ -92,6 +92,9 @@ class Wire:
         """See `Calls`."""
         await asyncio.sleep(0.001 if self.is_down or self._late else 0)
 
+    def distrust(self, reason: str) -> None:
+        """Nobody counts."""
+
     def close(self) -> None:
         """See `Calls`."""
 

@@ -32,6 +32,8 @@ class FederationSettings(Section):
     """Most tasks that a site may hold, if nothing else was set for it."""
     pull: bool = True
     """Whether tasks are taken from the sites that this one has joined."""
+    recovery_s: Seconds = 600.0
+    """How long a site that was restored from a backup waits for its children to say what they hold."""
     poll_s: Annotated[float, Field(ge=0, le=60)] = 30.0
     """How long a request for work waits at the other site until there is some."""
     renew_s: Seconds = 20.0

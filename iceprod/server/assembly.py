@@ -21,6 +21,7 @@ from iceprod.server.federation import Parts, make_federation
 from iceprod.server.file_plane import make_file_plane, relayed_places
 from iceprod.server.matching import Matching, make_matching
 from iceprod.services.accounts import Accounts
+from iceprod.services.audit_trail import AuditTrail
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
@@ -32,6 +33,7 @@ from iceprod.services.grids import GridController
 from iceprod.services.handout import Handout
 from iceprod.services.hearing import Hearing
 from iceprod.services.housekeeping import CounterAudit, LeaseWatch
+from iceprod.services.loans import Loans
 from iceprod.services.logs import LogService
 from iceprod.services.materialise import Materialiser
 from iceprod.services.mirrors import Mirrors
@@ -40,6 +42,7 @@ from iceprod.services.passwords import Passwords
 from iceprod.services.peer_states import PeerStates
 from iceprod.services.pilots import PilotLimits, PilotService
 from iceprod.services.rates import Rates
+from iceprod.services.recovering import Recovering
 from iceprod.services.refusals import Refusals
 from iceprod.services.reports import Reports
 from iceprod.services.sightings import Sightings
@@ -127,16 +130,26 @@ class _Base:
     rates: Rates
     slots: Slots
     peers: PeerStates
+    loans: Loans
     matching: Matching
     errands: Errands
+    recovering: Recovering
 
 
 def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clock, process_id: str) -> _Base:
     events, catalogue = Events(), Catalogue(store, clock)
     draft = Draft(is_alone=store.sharing is None)
+    recovering = Recovering()
     matching = make_matching(
-        store, settings.scheduling, clock=clock, catalogue=catalogue, events=events, draft=draft
+        store,
+        settings.scheduling,
+        clock=clock,
+        catalogue=catalogue,
+        events=events,
+        draft=draft,
+        recovering=recovering,
     )
+    peers = PeerStates(store.values, draft=draft, clock=clock)
     return _Base(
         store=store,
         clock=clock,
@@ -148,10 +161,12 @@ def _make_base(store: Store, settings: Settings, *, clock: Clock, monotonic: Clo
         ),
         catalogue=catalogue,
         rates=Rates(clock),
-        slots=Slots(),
-        peers=PeerStates(store.values, draft=draft),
+        slots=Slots(peers.offering),
+        peers=peers,
+        loans=Loans(draft),
         matching=matching,
         errands=Errands(store, clock=clock, outbox=Outbox(store, events=events)),
+        recovering=recovering,
     )
 
 
@@ -326,6 +341,7 @@ def _make_hearing(base: _Base, core: _Core) -> Hearing:
         reports=core.reports,
         grids=core.controller,
         peers=base.peers,
+        loans=base.loans,
     )
 
 
@@ -341,21 +357,25 @@ def _make_handout(base: _Base, core: _Core, settings: Settings) -> Handout:
     )
 
 
-def _federation_parts(base: _Base, core: _Core, plane: FilePlane, settings: Settings) -> Parts:
+def _federation_parts(
+    base: _Base, core: _Core, plane: FilePlane, settings: Settings, *, monotonic: Clock
+) -> Parts:
     return Parts(
         store=base.store,
         settings=settings,
         clock=base.clock,
+        monotonic=monotonic,
+        watch=core.watch,
         accounts=core.accounts,
         certificates=core.certificates,
         catalogue=base.catalogue,
         scheduler=base.matching.scheduler,
-        slots=base.slots,
         tasks=core.tasks,
         logs=core.logs,
         plane=plane,
         events=base.events,
         states=base.peers,
+        loans=base.loans,
         refusals=core.refusals,
         errands=base.errands,
         mirrors=_make_mirrors(base),
@@ -377,7 +397,13 @@ def make_services(
     base = _make_base(store, settings, clock=clock, monotonic=monotonic, process_id=process_id)
     core = _make_core(base, settings, make_grids(settings) if grids is None else grids, monotonic=monotonic)
     plane = make_file_plane(
-        store, settings, clock=clock, monotonic=monotonic, catalogue=base.catalogue, foreign=base.errands
+        store,
+        settings,
+        clock=clock,
+        monotonic=monotonic,
+        catalogue=base.catalogue,
+        foreign=base.errands,
+        recovering=base.recovering,
     )
     services = Services(
         **{each.name: getattr(plane, each.name) for each in fields(plane)},
@@ -399,11 +425,12 @@ def make_services(
         grids=core.controller,
         leases=LeaseWatch(store, clock=clock, watch=core.watch, tasks=core.tasks, duty=base.duty),
         audit=CounterAudit(store),
+        trail=AuditTrail(store.audit, core.refusals),
         duty=base.duty,
         news=News(store.sharing, base.draft, base.matching.share, process_id=process_id, monotonic=monotonic),
         hearing=_make_hearing(base, core),
         addresses=core.addresses,
-        federation=make_federation(_federation_parts(base, core, plane, settings)),
+        federation=make_federation(_federation_parts(base, core, plane, settings, monotonic=monotonic)),
         sites=_observe(base, settings.federation),
     )
     _connect(services)

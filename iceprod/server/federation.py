@@ -19,6 +19,7 @@ from iceprod.services.certificates import Certificates
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.events import Events
 from iceprod.services.grids import GridController
+from iceprod.services.loans import Loans
 from iceprod.services.logs import LogService
 from iceprod.services.mirrors import Mirrors
 from iceprod.services.peer_states import PeerStates
@@ -72,6 +73,7 @@ class Parts:
     plane: FilePlane
     events: Events
     states: PeerStates
+    loans: Loans
     refusals: Refusals
     errands: Errands
     mirrors: Mirrors
@@ -215,6 +217,7 @@ def _make_lending(parts: Parts, registry: Registry) -> Lending:
         foreign=parts.errands,
         events=parts.events,
         registry=registry,
+        loans=parts.loans,
     )
 
 

@@ -28,6 +28,7 @@ from iceprod.services.origins import OriginRule, Origins
 from iceprod.services.places import Places
 from iceprod.services.proxying import Proxying
 from iceprod.services.quotas import Quotas
+from iceprod.services.recovering import Recovering
 from iceprod.services.task_reach import TaskReach
 from iceprod.services.temp_areas import TempAreas, TempLimits
 from iceprod.services.token_grants import TokenEndpoint, VaultOrigin
@@ -52,9 +53,10 @@ def make_file_plane(
     monotonic: Clock,
     catalogue: Catalogue,
     foreign: Foreign,
+    recovering: Recovering,
 ) -> FilePlane:
     """All of it over an open store; nothing runs yet."""
-    known = FileCatalogue(store, catalogue, clock=clock)
+    known = FileCatalogue(store, catalogue, clock=clock, recovering=recovering)
     quotas = make_quotas(store, settings, clock=clock, catalogue=catalogue)
     files = FileService(
         store,
@@ -64,6 +66,7 @@ def make_file_plane(
         known=known,
         quotas=quotas,
         max_bytes=settings.files.max_bytes,
+        recovering=recovering,
     )
     vault = make_vault(store, settings, clock=clock)
     transfers = make_transfers(store, settings, clock=clock)
@@ -74,7 +77,7 @@ def make_file_plane(
         ],
         make_movers(),
         vault,
-        reach=TaskReach(store, catalogue, foreign=foreign),
+        reach=TaskReach(store, catalogue, foreign=foreign, recovering=recovering),
     )
     uploads = make_uploads(
         settings.uploads_path,

@@ -10,6 +10,7 @@ from iceprod.model.shares import ShareTree
 from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.events import Events
+from iceprod.services.recovering import Recovering
 from iceprod.services.scheduling import (
     ClassOrder,
     FairShare,
@@ -39,6 +40,7 @@ def make_matching(
     catalogue: Catalogue,
     events: Events,
     draft: Draft,
+    recovering: Recovering,
 ) -> Matching:
     """All of it, over an open store."""
     tree = ShareTree(groups=settings.shares.groups, users=settings.shares.users)
@@ -68,5 +70,6 @@ def make_matching(
         transitions=transitions,
         draft=draft,
         lease_s=settings.lease_s,
+        recovering=recovering,
     )
     return Matching(scheduler, transitions, waiters, share)

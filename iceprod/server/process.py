@@ -187,7 +187,8 @@ class Server:
 
     def _open_direct(self, application: Application) -> DirectPort:
         files = TrustFiles(self.settings.tls)
-        direct = DirectPort(application, files=files, **_bounds(self.settings.server))
+        refusals = self.context.services.federation.refusals
+        direct = DirectPort(application, files=files, refusals=refusals, **_bounds(self.settings.server))
         direct.add_socket(self.sockets["tls"])
         self.context.supervisor.start_loop("watch certificates", direct.watch)
         return direct
@@ -224,6 +225,7 @@ async def _open_services(services: Services, settings: Settings) -> None:
     await services.proxying.cache.open()
     await services.news.open(services.hearing)  # before anything is read that news may be about
     await services.scheduler.load()
+    await services.federation.recovery.load()
     await services.pilots.load()
     await services.hearing.peers.load()
     try:

@@ -45,6 +45,7 @@ def own_duties(services: Services) -> tuple[Duty, ...]:
         Duty("account bytes", 5.0, services.transfers.accounting.save),
         Duty("sample rates of transfers", SPACING_S, services.flow_history.sample),
         Duty("reconcile ready tasks", 60.0, services.scheduler.reconcile),
+        Duty("see what children have said", 1.0, services.federation.recovery.look),
         Duty("look after uploads", 10.0, services.uploads.keeper.look_after),
         Duty("forget uploads", 600.0, services.uploads.keeper.forget),
         Duty("recheck ready tasks", 2.0, services.scheduler.recheck),

@@ -61,6 +61,7 @@ _TABLE: Final = """
     site.listen             -          -     -     -      own   -
     site.dataset            -          -     -     -      own   -
     site.report             -          -     -     -      own   -
+    site.reclaim            -          -     -     -      own   -
     site.list               -          any   -     -      -     any
     site.get                -          any   -     -      -     any
     site.invite             -          -     -     -      -     any
@@ -124,8 +125,8 @@ _TABLE: Final = """
     pilot.credentials       -          -     -     -      -     any
 
     file.read               -          own   own   -      -     any
-    file.write              -          -     own   -      -     any
-    file.delete             -          -     own   -      -     any
+    file.write              -          own   own   -      -     any
+    file.delete             -          own   own   -      -     any
     file.read_shared        -          any   any   -      -     any
     file.write_shared       -          -     any   -      -     any
     file.delete_shared      -          -     -     -      -     any
@@ -136,7 +137,8 @@ _TABLE: Final = """
     file.add_replica        -          own   own   -      -     any
     file.drop_replica       -          own   -     -      -     any
     file.forget             -          own   -     -      -     any
-    file.delete_any         -          -     any   -      -     any
+    file.write_any          -          any   any   -      -     any
+    file.delete_any         -          any   any   -      -     any
     proxy.read              -          any   own   -      any   any
     proxy.write             -          any   own   -      -     any
     origin.list             -          any   -     -      any   any
@@ -174,6 +176,8 @@ _TABLE: Final = """
     certificate.list        -          own   -     -      -     any
     certificate.add         -          -     -     -      -     any
     certificate.revoke      -          own   -     -      -     any
+    certificate.refused     any        any   any   any    any   any
+    audit.list              -          -     -     -      -     any
     user.list               -          -     -     -      -     any
     user.create             -          -     -     -      -     any
     user.disable            -          -     -     -      -     any

@@ -25,6 +25,7 @@ from iceprod.services import authorization
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.filestore import check_names
 from iceprod.services.holding import check_lease
+from iceprod.services.recovering import NEVER, Recovering
 from iceprod.store.base import Store
 from iceprod.store.files import FileFilter
 
@@ -71,8 +72,11 @@ def here(path: str) -> str:
 class FileCatalogue:
     """Registers files, finds them for those who may know of them, and forgets them."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, *, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, catalogue: Catalogue, *, clock: Clock, recovering: Recovering = NEVER
+    ) -> None:
         self._store = store
+        self._recovering = recovering
         self._catalogue = catalogue
         self._clock = clock
         self._batch = _Batch(store)
@@ -172,7 +176,7 @@ class FileCatalogue:
         dataset = await self._may(principal, "file.register", dataset_id or "")
         if dataset is None:
             raise _field_error("dataset_id", "files elsewhere are of a dataset")
-        await check_lease(self._store, principal)
+        await check_lease(self._store, principal, recovering=self._recovering)
         records = [
             self._record(dataset, file, place, job_index, task_index) for place, file in enumerate(files)
         ]
@@ -222,7 +226,7 @@ class FileCatalogue:
             InputError: that is no address.
         """
         await self.get(principal, dataset_id, name, action="file.add_replica")
-        await check_lease(self._store, principal)
+        await check_lease(self._store, principal, recovering=self._recovering)
         replica = Replica(str(parse_location(url)), _site(site), self._clock())
         if not await self._store.files.add_replica(dataset_id, name, replica):
             raise NotFoundError("file", name)

@@ -2,7 +2,7 @@
 
 An address is ``job_temp/DATASET/JOB/…``, ``dataset_temp/DATASET/…`` or ``site_temp/…``.
 Tasks reach the areas of their own job and dataset and the site's, as long as they hold
-their lease; users read the areas of their own datasets; administrators everything.
+their lease; users the areas of their own datasets; administrators everything.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from iceprod.services.filestore import (
 from iceprod.services.foreign_files import ForeignFiles, NoForeignFiles
 from iceprod.services.holding import check_lease
 from iceprod.services.quotas import Quotas, Reservation
+from iceprod.services.recovering import NEVER, Recovering
 from iceprod.store.base import Store
 
 __all__ = ["Arrived", "Download", "FileService", "StoredFile", "Upload"]
@@ -63,6 +64,7 @@ class FileService:
         known: FileCatalogue,
         quotas: Quotas,
         max_bytes: int,
+        recovering: Recovering = NEVER,
     ) -> None:
         self._store = store
         self.tree = tree
@@ -72,6 +74,7 @@ class FileService:
         self._known = known
         self._quotas = quotas
         self._max_bytes = max_bytes
+        self._recovering = recovering
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="files")
 
     async def open(self) -> None:
@@ -334,8 +337,9 @@ class FileService:
 
         Raises:
             LeaseLost: the task is somebody else's by now, or was stopped.
+            Unavailable: that is not known for sure yet.
         """
-        await check_lease(self._store, principal)
+        await check_lease(self._store, principal, recovering=self._recovering)
 
     async def check_open(self, principal: Principal) -> None:
         """Refuse a user whose account was closed since the caller was identified.

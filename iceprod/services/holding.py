@@ -5,17 +5,20 @@ from __future__ import annotations
 from iceprod.errors import LeaseLost
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.services.recovering import NEVER, Recovering
 from iceprod.store.base import Store
 
 
-async def check_lease(store: Store, principal: Principal) -> None:
+async def check_lease(store: Store, principal: Principal, *, recovering: Recovering = NEVER) -> None:
     """Refuse a task whose attempt is over; other callers have no lease to lose.
 
     Raises:
         LeaseLost: the task is somebody else's by now, or was stopped.
+        Unavailable: that is not known for sure yet.
     """
     if principal.kind is not PrincipalKind.TASK:
         return
     task = await store.tasks.get(principal.id)
     if task is None or task.status is not TaskStatus.PROCESSING or task.lease_id != principal.lease_id:
+        recovering.check()
         raise LeaseLost(f"task {principal.id} is no longer held by this lease", task_id=principal.id)

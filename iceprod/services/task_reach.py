@@ -21,6 +21,7 @@ from iceprod.model.task import Task
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.foreign import NO_FOREIGN, Foreign
 from iceprod.services.materialise import dataset_number
+from iceprod.services.recovering import NEVER, Recovering
 from iceprod.store.base import Store
 
 _KEPT: Final = 2000
@@ -41,8 +42,16 @@ class Reach:
 class TaskReach:
     """Tells what tasks may reach, by the configuration that they run with."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, *, foreign: Foreign = NO_FOREIGN) -> None:
+    def __init__(
+        self,
+        store: Store,
+        catalogue: Catalogue,
+        *,
+        foreign: Foreign = NO_FOREIGN,
+        recovering: Recovering = NEVER,
+    ) -> None:
         self._store = store
+        self._recovering = recovering
         self._catalogue = catalogue
         self._foreign = foreign
         # Evaluation of a large configuration takes longer than the loop may be held up.
@@ -61,9 +70,11 @@ class TaskReach:
 
         Raises:
             LeaseLost: it is somebody else's by now, or was stopped.
+            Unavailable: that is not known for sure yet.
         """
         task = await self._store.tasks.get(principal.id)
         if task is None or task.status is not TaskStatus.PROCESSING or task.lease_id != principal.lease_id:
+            self._recovering.check()
             raise LeaseLost(f"task {principal.id} is no longer held by this lease", task_id=principal.id)
         dataset = await self._catalogue.get(task.dataset_id)
         inputs, outputs = await self._named(task, dataset, dataset.config_version)

@@ -1,4 +1,4 @@
-"""What sites say to each other, version 1.
+"""What sites say to each other, version 2.
 
 Each method has one parameter ``message``, and one answer, of the types below.  Fields that
 are not known are passed over, and those that are missing have their defaults: so a newer
@@ -6,6 +6,9 @@ version may add, and an older one need not know.  What can't be said that way ra
 `PROTOCOL`; two sites speak the highest version that both know (`Hello`).
 
 Times are told as spans, never as instants: no clocks are compared.
+
+Version 2 has terms (`iceprod.site_sync.terms`) and ``site.reclaim``.  A child that speaks it tells
+in each message the parent's ``term`` in which it is said; one that speaks version 1 tells none.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import msgspec
 
 from iceprod.model.federation import OperationKind
 
-PROTOCOLS: Final = (1,)
+PROTOCOLS: Final = (1, 2)
 """The versions that this release speaks."""
 
 MOST_LEASES: Final = 50_000
@@ -107,13 +110,14 @@ class Hello(msgspec.Struct, frozen=True):
     version: str = ""
 
 
-class Welcome(msgspec.Struct, frozen=True):
-    """The answer: who the parent is, the version to speak, and for how long leases last."""
+class Welcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer: who the parent is, the version to speak, for how long leases last, and its term."""
 
     site: str
     protocol: int
     lease_s: float
     version: str = ""
+    term: int = 0
 
 
 class Pull(msgspec.Struct, frozen=True):
@@ -122,6 +126,7 @@ class Pull(msgspec.Struct, frozen=True):
     shapes: Annotated[list[Shape], msgspec.Meta(max_length=64)]
     wait_s: Wait = 0.0
     held: int = 0  # errands that are open, for the parent's table
+    term: int | None = None
 
 
 class Lent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -162,6 +167,7 @@ class About(msgspec.Struct, frozen=True):
 
     dataset_id: Id
     config_version: int | None = None  # with the configuration of that version
+    term: int | None = None
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -188,6 +194,7 @@ class Renew(msgspec.Struct, frozen=True):
     leases: Annotated[list[tuple[Id, Id]], msgspec.Meta(max_length=MOST_LEASES)]
     is_all: bool = False
     is_settled: bool = False
+    term: int | None = None
 
 
 class Renewed(msgspec.Struct, frozen=True):
@@ -200,6 +207,7 @@ class Listen(msgspec.Struct, frozen=True):
     """``site.listen``: wait up to ``wait_s`` for something that concerns the child's tasks."""
 
     wait_s: Wait = 0.0
+    term: int | None = None
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -232,6 +240,7 @@ class Report(msgspec.Struct, frozen=True):
     waiting: int = 0
     lag_s: float = 0.0
     dead: int = 0
+    term: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -250,3 +259,27 @@ class Reported(msgspec.Struct, frozen=True):
     """The answer, in the order of the operations."""
 
     outcomes: list[Outcome]
+
+
+class Reclaim(msgspec.Struct, frozen=True):
+    """``site.reclaim``: (task id, lease id) of what the child holds, and of what has ended well.
+
+    That is said when the parent's term is a new one, in as many messages as it takes.  Whatever was
+    lent may be named, also if the parent has taken its end in; ``is_last`` when nothing more is to come.
+    """
+
+    leases: Annotated[list[tuple[Id, Id]], msgspec.Meta(max_length=MOST_LEASES)]
+    term: int
+    is_last: bool = False
+
+
+class Reclaimed(msgspec.Struct, frozen=True):
+    """The answer: the leases that the child holds, and those about which it may ask again.
+
+    What is ``held`` is to be reported as if nothing had been.  If nothing changes for
+    ``patience_s`` about what is to be asked ``later``, it is lost, as is the rest.
+    """
+
+    held: list[str]
+    later: list[str] = []
+    patience_s: float = 0.0

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from iceprod.clock import Clock
 from iceprod.errors import AccessDenied, ConflictError, InputError, InvalidTransition, NotFoundError
-from iceprod.model.federation import Peer, PeerRole, PeerState, PeerStatus, holder_of
+from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerState, PeerStatus, holder_of
 from iceprod.model.principal import Principal
 from iceprod.model.values import value
 from iceprod.services import authorization
@@ -35,10 +35,11 @@ _OF_CHILDREN: Final = ("share", "most_tasks", "lease_s")
 
 @value
 class KnownSite:
-    """A peer, and how it was last seen."""
+    """A peer, how it was last seen, and how many tasks one of both runs for the other."""
 
     peer: Peer
     state: PeerState
+    tasks: int
 
 
 def check_name(name: str) -> str:
@@ -101,7 +102,7 @@ class Registry:
     async def all(self, principal: Principal) -> list[KnownSite]:
         """Every site, parents and children, by role and name."""
         authorization.check(principal, "site.list")
-        return [self._known(peer) for peer in await self._store.peers.all()]
+        return [await self.known(peer) for peer in await self._store.peers.all()]
 
     async def get(self, principal: Principal, name: str, role: PeerRole | None = None) -> KnownSite:
         """One site.
@@ -111,7 +112,7 @@ class Registry:
             InputError: a parent and a child have this name, and ``role`` does not say which.
         """
         authorization.check(principal, "site.get")
-        return self._known(await self._one(name, role))
+        return await self.known(await self._one(name, role))
 
     async def child(self, principal: Principal, *, term: int | None = None) -> Peer:
         """The child that calls, in the ``term`` that it tells, if any.
@@ -265,8 +266,16 @@ class Registry:
         """Note what was done to a site, or by it."""
         await self._store.audit.add(AuditEntry(self._clock(), who, action, target, detail))
 
-    def _known(self, peer: Peer) -> KnownSite:
-        return KnownSite(peer, self.states.of(peer.role, peer.name))
+    async def known(self, peer: Peer) -> KnownSite:
+        """A peer with how it stands; what is to be told to a parent, this site knows best."""
+        state = self.states.of(peer.role, peer.name)
+        if peer.role is PeerRole.CHILD:
+            return KnownSite(peer, state, await self._store.tasks.count_held(holder_of(peer.name)))
+        backlog = await self._store.outbox.backlog(peer.name)
+        lag_s = 0.0 if backlog.oldest_at is None else max(0.0, self._clock() - backlog.oldest_at)
+        state = replace(state, waiting=backlog.waiting, lag_s=lag_s, dead=backlog.dead)
+        held = (await self._store.errands.counts(peer.name)).get(ErrandStatus.OPEN, 0)
+        return KnownSite(peer, state, held)
 
     async def _one(self, name: str, role: PeerRole | None) -> Peer:
         roles = tuple(PeerRole) if role is None else (role,)

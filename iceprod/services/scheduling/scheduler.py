@@ -17,6 +17,7 @@ from iceprod.model.task import Lease, Move, Task
 from iceprod.model.values import value
 from iceprod.services.bulletin import Charge, Draft
 from iceprod.services.catalogue import Catalogue
+from iceprod.services.recovering import NEVER, Recovering
 from iceprod.services.scheduling.order import ClassOrder, FairShare, Ranked
 from iceprod.services.scheduling.ready import ReadyClass, ReadyIndex
 from iceprod.services.scheduling.transitions import Transitions
@@ -81,6 +82,7 @@ class Scheduler:
         transitions: Transitions,
         draft: Draft,
         lease_s: float,
+        recovering: Recovering = NEVER,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -90,6 +92,7 @@ class Scheduler:
         self._catalogue = catalogue
         self._transitions = transitions
         self._draft = draft
+        self.recovering = recovering
         self.lease_s = lease_s
 
     async def load(self) -> None:
@@ -235,9 +238,26 @@ class Scheduler:
             self._order.invalidate()  # after so many of one owner it may be another's turn
         return claimed
 
+    async def adopt(self, site: str, leases: Sequence[tuple[str, str]], *, lease_s: float) -> list[bool]:
+        """Claim just these tasks for a site, by leases that it has already; whether each could be."""
+        until, holder = self._clock() + lease_s, holder_of(site)
+        moves = [
+            Move(task_id, TaskEvent.CLAIMED, lease=Lease(lease_id, holder, until))
+            for task_id, lease_id in leases
+        ]
+        found = await self._transitions.apply(moves) if moves else []
+        for moved in found:
+            if moved is not None:
+                self._ready.remove(moved.task.task_id, moved.task.class_id)
+        return [moved is not None for moved in found]
+
+    def go_on(self) -> None:
+        """Tasks are given out again: tell everybody who waits for some."""
+        self._transitions.wake(self._counts())
+
     def has_for(self, site: str, rooms: Sequence[Room]) -> bool:
         """Whether something seems to wait that a site has room for."""
-        return any(
+        return not self.recovering.is_on and any(
             ready.count
             for room in rooms
             if room.tasks
@@ -245,7 +265,7 @@ class Scheduler:
         )
 
     async def _claim(self, holder: str, lease_s: float, pick: Callable[[], _Picked]) -> list[Claimed]:
-        while True:
+        while not self.recovering.is_on:
             picks, to_refill = pick()
             if picks:
                 claimed = await self._carry_out(holder, picks, lease_s)
@@ -254,7 +274,8 @@ class Scheduler:
             elif to_refill is not None:
                 await self._ready.start_refill(to_refill)
             else:
-                return []
+                break
+        return []
 
     def _pick(self, offer: Offer, max_tasks: int) -> _Picked:
         """The tasks whose turn it is, and the first class whose window must be read before."""

@@ -20,6 +20,10 @@ class Calls(Protocol):
         """Wait until it is worth calling again: not at all unless the last call failed."""
         ...
 
+    def distrust(self, reason: str) -> None:
+        """Count an answer as a failure: it was not given by whom it should have been."""
+        ...
+
     def close(self) -> None:
         """Close the connections that are kept."""
         ...

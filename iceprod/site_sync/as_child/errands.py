@@ -39,7 +39,7 @@ class Errands:
 
     async def finished(self, task: Task, report: Report) -> None:
         """A task is about to be complete."""
-        await self._say(task.task_id, OperationKind.FINISHED, {"stats": _stats(report)})
+        await self._say(task.task_id, OperationKind.FINISHED, {"stats": stats(report)})
 
     async def failed(self, task: Task, failure: Failure, report: Report) -> None:
         """An attempt has failed; the parent decides what that means."""
@@ -104,11 +104,11 @@ def failed(failure: Failure, report: Report) -> dict[str, Any]:
         "resource": failure.resource,
         "stderr_tail": failure.stderr_tail,
     }
-    return {name: value for name, value in given.items() if value not in (None, "")} | _stats(report)
+    return {name: value for name, value in given.items() if value not in (None, "")} | stats(report)
 
 
-def _stats(report: Report) -> dict[str, Any]:
-    """What an attempt took as the ``stats`` of `pilot.finish`."""
+def stats(report: Report) -> dict[str, Any]:
+    """What an attempt took, as the ``stats`` of `pilot.finish`."""
     return {
         "hostname": report.hostname,
         "time_used": report.walltime_s,

@@ -141,6 +141,10 @@ class ParentLink:
             async with asyncio.timeout(longest_s * random.uniform(0.5, 1.0)):  # noqa: S311
                 await self._is_up.wait()
 
+    def distrust(self, reason: str) -> None:
+        """See `Calls`."""
+        self._failed(Unavailable(reason), self.state.failures)
+
     def close(self) -> None:
         """Keep no connection; calls that are under way end as they will."""
         former, self._connection = self._connection, None

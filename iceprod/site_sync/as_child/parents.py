@@ -29,15 +29,18 @@ from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.mirrors import Mirrors
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_child.calls import Calls
-from iceprod.site_sync.as_child.greeting import greet
+from iceprod.site_sync.as_child.greeting import greet, is_new_term
 from iceprod.site_sync.as_child.leaving import Leaving
 from iceprod.site_sync.as_child.listening import Listening
 from iceprod.site_sync.as_child.mirroring import Mirroring
 from iceprod.site_sync.as_child.outbox import Outbox
+from iceprod.site_sync.as_child.reclaiming import Reclaiming
 from iceprod.site_sync.as_child.sender import Sender, SendFile
 from iceprod.site_sync.as_child.settling import Settling
 from iceprod.site_sync.as_child.taking import Taking
+from iceprod.site_sync.as_child.termed import Termed
 from iceprod.store.base import Store
+from iceprod.store.federation import PeerPatch
 
 LOOK_S: Final = 0.5
 """How long it may take until it is noticed that a command beside this process has changed a parent."""
@@ -87,7 +90,7 @@ class Parent:
 
     def __init__(self, peer: Peer, link: Calls, means: Means) -> None:
         self.peer = peer
-        self.link = link
+        link = self.link = Termed(link)
         self.stirred, self.filled = asyncio.Event(), asyncio.Event()
         self._means = means
         lock = asyncio.Lock()
@@ -128,6 +131,9 @@ class Parent:
             filled=self.filled,
             clock=means.clock,
         )
+        self.reclaiming = Reclaiming(
+            peer.name, store=means.store, link=link, sender=self.sender, clock=means.clock
+        )
         self.leaving = Leaving(
             peer.name,
             store=means.store,
@@ -152,7 +158,15 @@ class Parent:
             await self.sender.close()
 
     async def _share(self) -> None:
-        await self._again_and_again("greeting", self._greet, once=True)
+        """Share as the parent knows this site, from the beginning when it knows less than it did."""
+        while True:
+            await self._again_and_again("greeting", self.greet, once=True)
+            await _together(self._loops(), until=self.link.is_stale)
+            await self.sender.close()
+            self.listening.is_renewed.clear()
+            await self._again_and_again("repairing", self.taking.repair, once=True)
+
+    def _loops(self) -> list[Coroutine[Any, Any, None]]:
         takes = self._means.ways.pull and self.peer.status is PeerStatus.JOINED
         renew = partial(self.listening.keep_renewing, is_settled=not takes)
         loops = [
@@ -162,10 +176,17 @@ class Parent:
         ]
         if takes:
             loops.append(self._again_and_again("taking", self._after_renewal(self.taking.step)))
-        await _together(loops)
+        return loops
 
-    async def _greet(self) -> None:
-        await greet(self.peer, self.link, self._means.store, version=self._means.ways.version)
+    async def greet(self) -> None:
+        """Agree with the parent on how to speak, and on what is held if it was restored."""
+        peer, store = self.peer, self._means.store
+        self.link.is_stale.clear()
+        found = await greet(peer, self.link, store, version=self._means.ways.version)
+        self.link.term = found.term
+        if await is_new_term(peer, found, self.link, store):
+            await self.reclaiming.run()
+            await store.peers.update(peer.role, peer.name, PeerPatch(term=found.term))
 
     def _after_renewal(self, step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """The step, which has to wait until it is known which leases still hold."""
@@ -286,10 +307,15 @@ def _terms(peer: Peer | None) -> tuple[Any, ...]:
     return () if peer is None else (peer.url, peer.status, peer.joined_at, peer.most_tasks)
 
 
-async def _together(loops: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def _together(
+    loops: Iterable[Coroutine[Any, Any, None]], *, until: asyncio.Event | None = None
+) -> None:
     async with asyncio.TaskGroup() as group:
-        for loop in loops:
-            group.create_task(loop)
+        tasks = [group.create_task(loop) for loop in loops]
+        if until is not None:
+            await until.wait()
+            for task in tasks:
+                task.cancel()
 
 
 def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

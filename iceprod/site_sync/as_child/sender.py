@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,10 +81,13 @@ class Sender:
         self._most = MOST_OPERATIONS
         self.results: Counter[tuple[OperationKind, str]] = Counter()
 
-    async def step(self) -> None:
-        """Send a message, and go on with files; if there is nothing to do, wait for something."""
+    async def step(self, *, only: Container[str] | None = None) -> None:
+        """Send a message, and go on with files; if there is nothing to do, wait for something.
+
+        With ``only``, nothing is told but of these leases.
+        """
         self._filled.clear()
-        free = await self._free()
+        free = await self._free(only)
         if free:
             await self._message(free)
         else:
@@ -95,14 +98,15 @@ class Sender:
         """Break off files that are under way."""
         await self._files.close()
 
-    async def _free(self) -> list[Queued]:
+    async def _free(self, only: Container[str] | None) -> list[Queued]:
         """What may be told now; looked for behind what waits for files, but not for ever far."""
         queued: list[Queued] = []
         while len(queued) < _FARTHEST:
             after = queued[-1].number if queued else 0
             part = await self._store.outbox.next(self._parent, after, _PAGE)
             queued += part
-            free = self._files.go_on(queued)
+            wanted = [one for one in queued if only is None or one.operation.lease_id in only]
+            free = self._files.go_on(wanted)
             if free or len(part) < _PAGE:
                 return free
         return []

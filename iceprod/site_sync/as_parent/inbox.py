@@ -30,6 +30,9 @@ from iceprod.store.base import Store
 
 _AT_ONCE: Final = 50
 """Statements that are dealt with side by side, where each takes steps of its own."""
+_PLAIN: Final = frozenset({OperationKind.FINISHED, OperationKind.RETURNED})
+"""What only ends an attempt; a failure has to be judged."""
+_APPLIED: Final = Ruling(Result.APPLIED)
 _TOLD: Final = 5
 """Statements of one message that the audit trail quotes."""
 
@@ -41,10 +44,9 @@ class _Case:
     """A statement, and what is found about it."""
 
     statement: Statement
-    task: Task | None
+    task: Task | None = None
     body: bodies.Body | None = None
     ruling: Ruling | None = None
-    comes_late: bool = False  # the same message has ended its lease before
 
     @property
     def is_applied(self) -> bool:
@@ -76,61 +78,60 @@ class Inbox:
             StoreUnavailable: some of it may have been applied; repeating the message is harmless.
         """
         check(principal, "site.report")
-        peer = await self._registry.child(principal)
+        peer = await self._registry.child(principal, term=message.term)
         self._registry.touch(peer.name, waiting=message.waiting, lag_s=message.lag_s, dead=message.dead)
-        cases = await self._first_look(principal.holder, message.operations)
-        await self._by_record(principal.holder, [c for c in cases if c.ruling is None and not c.comes_late])
-        await self._apply(cases)
-        await self._by_record(principal.holder, [case for case in cases if case.ruling is None])
+        cases = [_Case(statement) for statement in message.operations]
+        for some in _in_turns(cases):
+            await self._take_in(principal.holder, some)
         await self._note(peer.name, cases)
         return Reported([_outcome(case) for case in cases])
 
-    async def _first_look(self, holder: str, statements: Sequence[Statement]) -> list[_Case]:
-        """Every statement with its task, and what that alone says about it."""
-        task_ids = list(dict.fromkeys(statement.task_id for statement in statements))
-        tasks = await self._store.tasks.among(task_ids)
-        cases, ended = [], set[str]()
-        for statement in statements:
-            kind, lease_id = statement.kind, statement.lease_id
-            case = _Case(statement, tasks.get(statement.task_id))
-            cases.append(case)
-            if kind in ENDINGS and lease_id in ended:
-                case.comes_late = True
-            else:
-                case.ruling = rule(kind, holder=holder, lease_id=lease_id, task=case.task)
-            if case.ruling is None or case.is_applied:
-                try:
-                    case.body = bodies.read(kind, statement.body)
-                except InputError as error:
-                    case.refuse(error.message)
-            if kind in ENDINGS and case.is_applied:
-                ended.add(lease_id)
-        return cases
-
-    async def _by_record(self, holder: str, cases: Sequence[_Case]) -> None:
-        """Rule on statements whose leases are over by the attempts of their tasks."""
-
-        async def look(case: _Case) -> None:
-            statement = case.statement
-            attempts = await self._store.tasks.attempts(statement.task_id)
-            case.ruling = rule_by_record(
-                statement.kind, holder=holder, lease_id=statement.lease_id, attempts=attempts
-            )
-
-        for some in _parts(cases):
-            await asyncio.gather(*map(look, some))
-            await asyncio.sleep(0)  # a store that is at hand gives nobody else a turn
-
-    async def _apply(self, cases: Iterable[_Case]) -> None:
-        """Do what the statements say that were found to be true, the ends of attempts last."""
+    async def _take_in(self, holder: str, cases: Sequence[_Case]) -> None:
+        """Do what statements say that are true, the ends of attempts last, and rule on all."""
+        plain, others = _parted(cases)
+        await self._look(holder, others)
+        await self._by_record(holder, others)
         by_kind: dict[OperationKind, list[_Case]] = {kind: [] for kind in OperationKind}
-        for case in cases:
+        for case in others:
             if case.is_applied:
                 by_kind[case.statement.kind].append(case)
         await self._each(by_kind[OperationKind.STARTED], self._begin)
         await self._each(by_kind[OperationKind.LOG], self._keep_log)
-        await self._end(by_kind[OperationKind.FINISHED] + by_kind[OperationKind.RETURNED])
+        await self._end(holder, plain)
         await self._each(by_kind[OperationKind.FAILED], self._fail)
+        await self._by_record(holder, cases)
+
+    async def _look(self, holder: str, cases: Sequence[_Case]) -> None:
+        """Rule on statements by their tasks as they stand, as far as that can be, and read those that hold."""
+        if not cases:
+            return
+        tasks = await self._store.tasks.among(list({case.statement.task_id for case in cases}))
+        for case in cases:
+            statement = case.statement
+            case.task = tasks.get(statement.task_id)
+            case.ruling = rule(statement.kind, holder=holder, lease_id=statement.lease_id, task=case.task)
+            if case.ruling is None or case.is_applied:
+                try:
+                    case.body = bodies.read(statement.kind, statement.body)
+                except InputError as error:
+                    case.refuse(error.message)
+
+    async def _by_record(self, holder: str, cases: Iterable[_Case]) -> None:
+        """Rule on statements that nothing has ruled on: their leases hold no tasks, or are others'."""
+
+        async def look(case: _Case) -> None:
+            statement, tasks = case.statement, self._store.tasks
+            case.ruling = rule_by_record(
+                statement.kind,
+                holder=holder,
+                lease_id=statement.lease_id,
+                attempts=await tasks.attempts(statement.task_id),
+                task=await tasks.get(statement.task_id),
+            )
+
+        for some in _parts([case for case in cases if case.ruling is None]):
+            await asyncio.gather(*map(look, some))
+            await asyncio.sleep(0)  # a store that is at hand gives nobody else a turn
 
     async def _begin(self, case: _Case) -> None:
         if case.task is not None and isinstance(case.body, bodies.Started):
@@ -148,20 +149,22 @@ class Inbox:
             if moved is None:
                 case.ruling = None
 
-    async def _end(self, cases: Sequence[_Case]) -> None:
+    async def _end(self, holder: str, cases: Sequence[_Case]) -> None:
         """End attempts, all in one transaction; one by one only if that can't be."""
+        if not cases:
+            return
         try:
-            await self._end_together(cases)
+            await self._end_together(holder, cases)
         except Exception as error:
             if isinstance(error, IceProdError) and error.retryable:
                 raise
-            await self._each(cases, lambda case: self._end_together([case]))
+            await self._each(cases, lambda case: self._end_together(holder, [case]))
 
-    async def _end_together(self, cases: Sequence[_Case]) -> None:
-        endings = [_ending(case.task, case.body) for case in cases if case.task is not None]
+    async def _end_together(self, holder: str, cases: Sequence[_Case]) -> None:
+        endings = [_ending(holder, case.statement, case.body) for case in cases]
         for case, was_held in zip(cases, await self._tasks.attempts_ended(endings), strict=True):
-            if not was_held:
-                case.ruling = None
+            if was_held:
+                case.ruling = _APPLIED
 
     async def _each(self, cases: Sequence[_Case], do: Callable[[_Case], Awaitable[None]]) -> None:
         """Do something for each of some statements; one that can't be done is refused."""
@@ -202,10 +205,50 @@ def _parts(cases: Sequence[_Case]) -> Iterator[Sequence[_Case]]:
     return (cases[start : start + _AT_ONCE] for start in range(0, len(cases), _AT_ONCE))
 
 
-def _ending(task: Task, body: bodies.Body | None) -> Ending:
+def _in_turns(cases: Sequence[_Case]) -> Iterator[Sequence[_Case]]:
+    """Statements in parts, so that the second that ends a lease comes when the first is dealt with."""
+    while cases:
+        now: list[_Case] = []
+        later: list[_Case] = []
+        ended = set[tuple[str, str]]()
+        for case in cases:
+            statement = case.statement
+            if statement.kind in ENDINGS:
+                lease = statement.task_id, statement.lease_id
+                if lease in ended:
+                    later.append(case)
+                    continue
+                ended.add(lease)
+            now.append(case)
+        yield now
+        cases = later
+
+
+def _parted(cases: Sequence[_Case]) -> tuple[list[_Case], list[_Case]]:
+    """Statements that are true if a lease holds its task, of which nothing need be read; and the others.
+
+    One that can't be understood is among the others: it may be that it was not the child's to make.
+    """
+    plain: list[_Case] = []
+    others: list[_Case] = []
+    for case in cases:
+        if case.statement.kind in _PLAIN:
+            try:
+                case.body = bodies.read(case.statement.kind, case.statement.body)
+            except InputError:
+                others.append(case)
+            else:
+                plain.append(case)
+        else:
+            others.append(case)
+    return plain, others
+
+
+def _ending(holder: str, statement: Statement, body: bodies.Body | None) -> Ending:
+    task_id, lease_id = statement.task_id, statement.lease_id
     if isinstance(body, bodies.Finished):
-        return Ending(task, body.stats.to_report())
-    return Ending(task, reason=body.reason if isinstance(body, bodies.Returned) else "")
+        return Ending(task_id, lease_id, holder, body.stats.to_report())
+    return Ending(task_id, lease_id, holder, reason=body.reason if isinstance(body, bodies.Returned) else "")
 
 
 def _ruling(case: _Case) -> Ruling:

@@ -30,7 +30,8 @@ _GATHER_S: Final = 0.2
 """What comes up in so short a time is told together: one suspended dataset takes many tasks."""
 _SLACK: Final = 0.25
 """The part of a lease that may be over before it is extended, so that few writes keep many tasks."""
-_MOST_TOLD: Final = 20_000
+_MOST_TOLD: Final = 5_000
+"""Datasets of which it is kept who was told what; of others all that changes is news."""
 
 _HEARD_OF: Final = frozenset({EventKind.LEASES_TAKEN, EventKind.DATASET_CHANGED})
 
@@ -57,17 +58,26 @@ class Keeping:
         self._registry = registry
         self._polls = polls
         self._notices = Notices()
-        self._told: OrderedDict[tuple[str, str], Told] = OrderedDict()
+        self._told: OrderedDict[str, dict[str, Told]] = OrderedDict()  # by dataset and site
 
     def on_event(self, event: Event) -> None:
         """Listen to `iceprod.services.events`."""
         if event.kind in _HEARD_OF:
             self._notices.note(event)
+        if event.kind is EventKind.DATASET_CHANGED and event.subject in self._told:
+            self._forget_told(event.subject)
+
+    def _forget_told(self, dataset_id: str) -> None:
+        """Of a dataset that is another now a site may learn elsewhere, before it is again what it was."""
+        dataset = self._catalogue.at_hand(dataset_id)
+        if dataset is not None:
+            told, now = self._told[dataset_id], told_of(dataset)
+            self._told[dataset_id] = {site: before for site, before in told.items() if before == now}
 
     def has_told(self, site: str, told: Told) -> None:
         """Note what a site knows of a dataset, so that only other things are news to it."""
-        self._told[site, told.dataset_id] = told
-        self._told.move_to_end((site, told.dataset_id))
+        self._told.setdefault(told.dataset_id, {})[site] = told
+        self._told.move_to_end(told.dataset_id)
         if len(self._told) > _MOST_TOLD:
             self._told.popitem(last=False)
 
@@ -81,7 +91,7 @@ class Keeping:
         Raises:
             AccessDenied: it is no child, or no longer.
         """
-        peer = await self._registry.child(principal)
+        peer = await self._registry.child(principal, term=message.term)
         self._registry.touch(peer.name)
         if message.is_all:
             grace_s = -math.inf if message.is_settled else GRACE_S
@@ -150,7 +160,7 @@ class Keeping:
         Raises:
             AccessDenied: it is no child, or no longer.
         """
-        peer = await self._registry.child(principal)
+        peer = await self._registry.child(principal, term=message.term)
         self._registry.touch(peer.name)
         until = asyncio.get_running_loop().time() + message.wait_s
         with self._notices.watch() as noted:
@@ -187,7 +197,8 @@ class Keeping:
 
     async def _is_news(self, site: str, dataset_id: str) -> bool:
         """Whether a dataset is any different from what the site was told."""
-        return self._told.get((site, dataset_id)) != told_of(await self._catalogue.get(dataset_id))
+        told = self._told.get(dataset_id, {}).get(site)
+        return told != told_of(await self._catalogue.get(dataset_id))
 
 
 def told_of(dataset: Dataset) -> Told:

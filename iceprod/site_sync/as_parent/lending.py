@@ -8,6 +8,7 @@ then is decided by that lease, as it is for pilots.  How children keep what they
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 import msgspec
 
 from iceprod.clock import Clock
-from iceprod.errors import NotFoundError
+from iceprod.errors import AccessDenied, NotFoundError
 from iceprod.model.dataset import Dataset
 from iceprod.model.federation import Original, Peer, PeerStatus, holder_of
 from iceprod.model.lifecycle import JobStatus
@@ -23,16 +24,17 @@ from iceprod.model.principal import Principal
 from iceprod.model.resources import Offer, Requirements, Resources, fits
 from iceprod.services.accounts import Accounts
 from iceprod.services.authorization import check
+from iceprod.services.bulletin import Loan
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.events import Events
 from iceprod.services.foreign import Foreign
+from iceprod.services.loans import Loans
 from iceprod.services.materialise import dataset_number
 from iceprod.services.scheduling import Claimed, Room, Scheduler
-from iceprod.services.slots import SiteSlots, Slots
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_parent.keeping import Keeping, told_of
 from iceprod.site_sync.as_parent.polls import Polls
-from iceprod.site_sync.as_parent.share_turns import ShareTurns
+from iceprod.site_sync.as_parent.share_turns import ShareTurns, Turn
 from iceprod.site_sync.messages import (
     MOST_TASKS,
     About,
@@ -54,7 +56,9 @@ _PACE_S: Final = 0.5
 _FULL_S: Final = 2.0
 """When it is looked again at a site that held all it may: of what it reports nobody is woken."""
 _COUNTED_S: Final = 10.0
-"""For how long a count of what a site holds is believed, unless that leaves no room."""
+"""For how long a count of what a site holds is believed, unless little room is left."""
+_WAITING_S: Final = 90.0
+"""For how long it is believed that a site waits at another process: longer than any wait lasts."""
 _ASK_AGAIN_S: Final = 20.0
 """When a site that got nothing and does not want to wait had better ask again."""
 
@@ -81,9 +85,9 @@ class Lending:
         scheduler: Scheduler,
         tasks: TaskService,
         foreign: Foreign,
-        slots: Slots,
         events: Events,
         registry: Registry,
+        loans: Loans,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -92,16 +96,18 @@ class Lending:
         self._scheduler = scheduler
         self._tasks = tasks
         self._foreign = foreign
-        self._slots = slots
         self._events = events
         self._registry = registry
-        self._turns = ShareTurns()
+        self._loans = loans
+        self._turns = ShareTurns(self._rivals)
+        self._asking: Counter[str] = Counter()  # pulls that wait here, by site
         self._polls = Polls()
         self._holdings: dict[str, _Holding] = {}
         self._keeping = Keeping(
             store, clock=clock, catalogue=catalogue, tasks=tasks, registry=registry, polls=self._polls
         )
         events.listen(self._keeping.on_event)
+        loans.listen(self._lent_elsewhere)
 
     def close(self) -> None:
         """Answer everybody who waits, and let nobody wait any more: the server is stopping."""
@@ -114,18 +120,25 @@ class Lending:
             AccessDenied: it is no child, or no longer.
         """
         check(principal, "site.pull")
-        peer = await self._registry.child(principal)
+        peer = await self._registry.child(principal, term=message.term)
         rooms = [Room(_offer(shape, peer.name), shape.tasks) for shape in message.shapes]
-        if rooms:
-            offers = tuple(room.offer for room in rooms)
-            self._slots.set_site(SiteSlots(peer.name, offers, self._clock()))
-        self._registry.touch(peer.name, wants=tuple((room.offer, room.tasks) for room in rooms))
+        began_at = self._clock()
+        self._note_rooms(peer.name, rooms, began_at)
+        self._asking[peer.name] += 1
         try:
             claimed = await self._wait_for_work(principal, rooms, message.wait_s)
         finally:
-            self._registry.touch(peer.name, wants=())
+            self._asking -= Counter([peer.name])
+            # It may have asked again meanwhile, another process than this one.
+            self._registry.touch(peer.name, at=began_at, wants=())
         lent = await self._lent(claimed)
         return Pulled(lent, peer.lease_s, 0.0 if lent or message.wait_s else _ASK_AGAIN_S)
+
+    def _note_rooms(self, site: str, rooms: Sequence[Room], now: float) -> None:
+        self._registry.touch(site, at=now, wants=tuple((room.offer, room.tasks) for room in rooms))
+        if rooms:
+            offers = tuple(room.offer for room in rooms)
+            self._registry.touch(site, at=now, offers=offers, offered_at=now)
 
     async def renew(self, principal: Principal, message: Renew) -> Renewed:
         """Extend the leases of a child; see `Keeping.renew`."""
@@ -148,7 +161,7 @@ class Lending:
             NotFoundError: there is no such dataset, or it is none of the child's business.
         """
         check(principal, "site.dataset")
-        peer = await self._registry.child(principal)
+        peer = await self._registry.child(principal, term=message.term)
         dataset = await self._catalogue.get(message.dataset_id)
         if not await self._may_know(peer, dataset):
             raise NotFoundError("dataset", message.dataset_id)
@@ -189,20 +202,46 @@ class Lending:
 
     async def _claim(self, principal: Principal, rooms: Sequence[Room]) -> list[Claimed]:
         """Claim what a child has room for and may hold, in turn with others that ask now."""
+        try:
+            async with self._turns.turn(principal.id) as turn:
+                return await self._claim_in_turn(principal, rooms, turn)
+        except AccessDenied:
+            await self._registry.take_back()  # what it was lent in the very moment in which it was revoked
+            raise
+
+    async def _claim_in_turn(self, principal: Principal, rooms: Sequence[Room], turn: Turn) -> list[Claimed]:
         claimed: list[Claimed] = []
-        async with self._turns.turn(principal.id) as turn:
-            while True:
-                peer = await self._registry.child(principal)  # it may be another by now
-                most = min(await self._room(peer), MOST_TASKS - len(claimed))
-                if most <= 0:
-                    return claimed
-                more = await self._scheduler.lend(peer.name, rooms, most=most, lease_s=peer.lease_s)
-                if not more:
-                    return claimed
-                claimed += more
-                rooms = _left(rooms, more)
-                self._holdings[peer.name].number += len(more)
-                await turn.had(len(more), peer.share)
+        while True:
+            peer = await self._registry.child(principal)  # it may be another by now
+            most = min(await self._room(peer), MOST_TASKS - len(claimed))
+            if most <= 0:
+                return claimed
+            more = await self._scheduler.lend(peer.name, rooms, most=most, lease_s=peer.lease_s)
+            if not more:
+                return claimed
+            claimed += more
+            rooms = _left(rooms, more)
+            self._holdings[peer.name].number += len(more)
+            self._loans.lent((peer.name, len(more), peer.share))
+            if not await turn.had(len(more), peer.share):
+                return claimed
+
+    def _lent_elsewhere(self, loan: Loan) -> None:
+        """Another process has lent something."""
+        site, tasks, share = loan
+        if site in self._holdings:
+            self._holdings[site].number += tasks
+        self._turns.charge_elsewhere(site, tasks, share)
+
+    def _rivals(self) -> list[str]:
+        """The children that wait at another process for something of what there is."""
+        waiting = self._registry.states.waiting(self._clock() - _WAITING_S)
+        return [
+            state.name
+            for state in waiting
+            if state.name not in self._asking
+            and self._scheduler.has_for(state.name, [Room(offer, tasks) for offer, tasks in state.wants])
+        ]
 
     def _is_full(self, site: str) -> bool:
         """Whether a child held as much as it may when that was last looked at."""
@@ -216,7 +255,8 @@ class Lending:
         now, holding = self._clock(), self._holdings.get(peer.name)
         if (
             holding is None
-            or holding.number >= peer.most_tasks
+            # What other processes lend is told a moment later, and no more than a message at once.
+            or holding.number > peer.most_tasks - MOST_TASKS
             or not 0 <= now - holding.counted_at < _COUNTED_S
         ):
             holding = _Holding(await self._store.tasks.count_held(holder_of(peer.name)), now)
