@@ -67,12 +67,12 @@ class Authority:
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *, is_expired: bool = False) -> Identity:
+    def issue(self, name: str, *, is_expired: bool = False, subject: x509.Name | None = None) -> Identity:
         """A certificate for ``name``, for this machine's addresses too."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         made = (
-            self._begin(_named(name), key, is_expired=is_expired)
+            self._begin(subject or _named(name), key, is_expired=is_expired)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )

@@ -31,6 +31,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "user": ("user", "Manage the people of a site."),
     "token": ("token", "Manage your API tokens."),
     "certificate": ("certificate", "Say for whom client certificates speak."),
+    "audit": ("audit", "Read the audit trail: what was done, and what was refused."),
     "site": ("site", "Share work with other sites: invite, join, look after them."),
     "ca": ("ca", "Issue and revoke certificates of the site's own."),
     "nginx": ("nginx", "Set up and run nginx in front of a server."),

@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import RequestHandler
 
+from iceprod.errors import NotAuthenticated
 from iceprod.model.principal import ANONYMOUS, Principal
-from iceprod.server.context import ProcessContext
+from iceprod.server.context import ProcessContext, Services
 from iceprod.server.peer_chain import ShownChain
+from iceprod.services.refusals import RefusedCertificate
 
 SHOWN: Final = "iceprod_chain"
 """Attribute of a connection's context on the direct port: the `ShownChain` of its client."""
@@ -31,13 +33,22 @@ async def principal_of(handler: RequestHandler) -> Principal:
     if not counts(handler):
         return ANONYMOUS
     context: ProcessContext = handler.application.settings["context"]
-    certificates = context.services.certificates
     shown = _chain(handler.request)
     if shown is not None:
-        found = certificates.authenticate(shown.identity())
-    else:
-        found = certificates.holder(*_told(handler.request.headers))
+        return await _vouched_for(shown, handler, context.services)
+    found = context.services.certificates.holder(*_told(handler.request.headers))
     return found if isinstance(found, Principal) else await found
+
+
+async def _vouched_for(shown: ShownChain, handler: RequestHandler, services: Services) -> Principal:
+    """The caller whom a chain speaks for; if it does not count (any more), that is noted."""
+    try:
+        found = services.certificates.authenticate(shown.identity())
+        return found if isinstance(found, Principal) else await found
+    except NotAuthenticated as exc:
+        refused = RefusedCertificate(handler.request.remote_ip or "", exc.message, *shown.names)
+        services.federation.refusals.note_certificate(refused)
+        raise
 
 
 def is_proxy_believed(handler: RequestHandler) -> bool:

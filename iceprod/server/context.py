@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from iceprod.clock import Clock
 from iceprod.config import Settings
 from iceprod.services.accounts import Accounts
+from iceprod.services.audit_trail import AuditTrail
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.certificates import Certificates
 from iceprod.services.credentials import CredentialVault
@@ -98,6 +99,7 @@ class Services(FilePlane):
     grids: GridController
     leases: LeaseWatch
     audit: CounterAudit
+    trail: AuditTrail
     duty: DutyHolder
     news: News
     hearing: Hearing

@@ -50,6 +50,12 @@ class ShownChain:
         self._revoked = revoked
         self._found: ClientIdentity | NotAuthenticated | None = None
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Subject and issuer, as far as `identity` has found them out; else both empty."""
+        found = self._found
+        return (found.subject, found.issuer) if isinstance(found, ClientIdentity) else ("", "")
+
     def identity(self) -> ClientIdentity:
         """Whom the chain speaks for.
 

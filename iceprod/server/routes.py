@@ -11,7 +11,7 @@ from tornado.web import RequestHandler
 
 from iceprod.server import static
 from iceprod.server.context import ProcessContext
-from iceprod.server.handlers.asked_by_nginx import MayUploadHandler
+from iceprod.server.handlers.asked_by_nginx import MayUploadHandler, RefusedCertificateHandler
 from iceprod.server.handlers.events import EventsHandler
 from iceprod.server.handlers.files import FileHandler
 from iceprod.server.handlers.health import LiveHandler, MetricsHandler, ReadyHandler
@@ -136,6 +136,7 @@ SERVICES: Final = (
     ),
     Route("/_nginx/may-upload", MayUploadHandler, {"GET": "upload.about"}),
     Route("/healthz", LiveHandler, {"GET": "site.health"}),
+    Route("/_nginx/refused-certificate", RefusedCertificateHandler, {"GET": "certificate.refused"}),
     Route("/readyz", ReadyHandler, {"GET": "site.health"}),
     Route("/metrics", MetricsHandler, {"GET": "site.metrics"}),
 )

@@ -1,9 +1,10 @@
 """The direct TLS port: for clients whose certificates a proxy in front would refuse.
 
 That is above all grid proxy certificates (RFC 3820).  Every client shows a certificate here,
-and OpenSSL verifies the chain, proxies included.  The files behind it are watched: new
-connections use what is there, and a certificate that was revoked meanwhile counts no more
-on connections that are open.
+and OpenSSL verifies the chain, proxies included.  What it refuses stands in the audit trail,
+with the address and the reason: whose it was said to be, OpenSSL tells nobody.  The files
+behind it are watched: new connections use what is there, and a certificate that was revoked
+meanwhile counts no more on connections that are open.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from iceprod.server.client_certificate import SHOWN
 from iceprod.server.peer_chain import ShownChain
 from iceprod.server.processes.draining import GeneralPort
 from iceprod.services.client_chain import ClientIdentity, revoked_numbers
+from iceprod.services.refusals import Refusals, RefusedCertificate
 
 logger = structlog.get_logger(__name__)
 
@@ -154,13 +156,37 @@ def _marks(path: Path) -> Iterator[tuple[str, int, int, int]]:
                 yield str(file), facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
+def refused_for(error: BaseException | None) -> str:
+    """Why OpenSSL did not take a certificate; empty if that was not what ended a handshake."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError) and error.reason == "BAD_SIGNATURE":
+        return "its key is not the client's"
+    return ""
+
+
 class DirectPort(GeneralPort):
     """Tornado's server over TLS, whose connections know whom their certificates speak for."""
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
-        """Serve as Tornado's server does, with the certificates of ``files`` (a `TrustFiles`)."""
+        """Serve as Tornado's server does, with the certificates of ``files`` (a `TrustFiles`).
+
+        What ``refusals`` is told is which clients OpenSSL has refused.
+        """
         self._files: TrustFiles = kwargs.pop("files")
+        self._refusals: Refusals = kwargs.pop("refusals")
         super().initialize(*args, ssl_options=self._files.context, **kwargs)
+
+    def handle_stream(self, stream: Any, address: Any) -> None:
+        """Take a connection; its handshake comes first, and may be the end of it."""
+        handshake = stream.wait_for_handshake()
+        handshake.add_done_callback(lambda done: self._note(done.exception(), str(address[0])))
+        super().handle_stream(stream, address)
+
+    def _note(self, error: BaseException | None, address: str) -> None:
+        reason = refused_for(error)
+        if reason:
+            self._refusals.note_certificate(RefusedCertificate(address, reason))
 
     def start_request(self, server_conn: object, request_conn: Any) -> Any:
         """Find out, at the first request of a connection, whose it is."""

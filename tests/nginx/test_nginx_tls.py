@@ -145,7 +145,8 @@ def test_a_client_without_a_certificate_is_taken_as_one_without(echo, upstream):
 def test_wrong_and_expired_certificates_are_refused_in_clear_words(
     echo, upstream, tmp_path, authority, version
 ):
-    before = len(upstream.seen)
+    upstream.seen.clear()
+    upstream.answers["/_nginx/refused-certificate"] = (403, {}, b"")
     expired = authority.issue("late", is_expired=True)
     stranger = Authority(tmp_path, "Somebody Else").issue("mallory")
     same_name = Authority(tmp_path / "same").issue("mallory")
@@ -156,7 +157,7 @@ def test_wrong_and_expired_certificates_are_refused_in_clear_words(
         assert answer.json["error"]["code"] == "access_denied"
         assert word in answer.json["error"]["message"]
         assert "content-security-policy" in answer.headers
-    assert len(upstream.seen) == before
+    assert {seen.path for seen in upstream.seen} == {"/_nginx/refused-certificate"}
     assert echo.ask("/x").status == 200
 
 

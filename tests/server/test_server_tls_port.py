@@ -35,6 +35,7 @@ from x509_harness import (
 from iceprod import clock as clocks
 from iceprod.config import TlsSettings
 from iceprod.errors import ConfigError
+from iceprod.model.paging import Page
 from iceprod.model.principal import PrincipalKind
 from iceprod.server import tls_port
 from iceprod.server.app import make_application
@@ -144,7 +145,11 @@ async def opened(
     }
     async with open_web(folder, server={"data_dir": folder, **(server_settings or {})}) as web:
         web.site.clock.now = clocks.now()  # certificates are of our days
-        port = DirectPort(make_application(web.context), files=TrustFiles(TlsSettings(**given)))
+        port = DirectPort(
+            make_application(web.context),
+            files=TrustFiles(TlsSettings(**given)),
+            refusals=web.context.services.federation.refusals,
+        )
         bound, number = bind_unused_port()
         port.add_socket(bound)
         try:
@@ -297,6 +302,52 @@ async def test_tls_lets_strangers_not_in(direct: Direct, kind: str) -> None:
 
     assert await direct.refused(STRANGERS[kind](direct, alice))
     assert not await direct.refused(alice)
+
+
+async def noted(direct: Direct) -> list[tuple[str, str, str]]:
+    """Subject, address and reason of certificates that the audit trail says were refused."""
+    await direct.web.site.services.federation.refusals.save()
+    found = (await direct.web.site.store.audit.select(None, Page(100))).items
+    return [
+        (entry.target, str(entry.detail["address"]), str(entry.detail["reason"]))
+        for entry in reversed(found)
+        if entry.action == "certificate.refused"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("expired", "certificate has expired"),
+        ("self-signed", "self-signed certificate"),
+        ("of another authority", "unable to get local issuer certificate"),
+        ("without a certificate", ""),
+    ],
+)
+@pytest.mark.expects_logs
+async def test_who_tls_does_not_let_in_is_noted(direct: Direct, kind: str, reason: str) -> None:
+    alice = await direct.alice()
+
+    assert await direct.refused(STRANGERS[kind](direct, alice))
+
+    assert await noted(direct) == ([("", "127.0.0.1", reason)] if reason else [])
+
+
+@pytest.mark.expects_logs
+async def test_a_certificate_revoked_meanwhile_is_noted(direct: Direct) -> None:
+    alice = await direct.alice()
+    reader, writer = await direct.connect(direct.shown(alice))
+    assert slug(await call(reader, writer, "certificate.list")) == "done"
+
+    direct.ca.revoke("alice")
+    direct.port.look()
+    status, _, _ = await request(reader, writer, "POST", "/jsonrpc", body=b"{}")
+    writer.close()
+
+    assert status == 401
+    ((subject, address, reason),) = await noted(direct)
+    assert (subject, address) == ("CN=alice,OU=users,O=Test", "127.0.0.1")
+    assert "revoked" in reason
 
 
 @pytest.mark.expects_logs

@@ -39,8 +39,9 @@ def test_an_unknown_action_is_allowed_to_nobody():
 def test_no_anonymous_caller_changes_anything():
     allowed = {action for action, row in TABLE.items() if row[PrincipalKind.ANONYMOUS] is not Scope.NONE}
 
-    # What is sent to a one-time path is let in by the secret in the path, a site by its code.
-    assert allowed - {"upload.send", "upload.about", "site.join"} == {
+    # What is sent to a one-time path is let in by the secret in the path, a site by its code; and
+    # that somebody was refused, nginx tells as nobody.
+    assert allowed - {"upload.send", "upload.about", "site.join", "certificate.refused"} == {
         "rpc.discover",
         "site.authority",
         "report.read",

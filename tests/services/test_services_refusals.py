@@ -11,7 +11,7 @@ from site_harness import ALICE, Site
 from iceprod.errors import NotAuthenticated, StoreUnavailable
 from iceprod.model.paging import Page
 from iceprod.model.principal import ANONYMOUS, Principal, PrincipalKind
-from iceprod.services.refusals import Refusals
+from iceprod.services.refusals import RefusedCertificate, Refusals
 
 SITE = Principal(PrincipalKind.SITE, "desy")
 STRANGER = Principal(PrincipalKind.ANONYMOUS, certificate="CN=desy,O=Top")
@@ -67,6 +67,23 @@ async def test_a_flood_is_bounded(site: Site) -> None:
         refusals.note(f"site{n}", "site.pull", "no")
 
     assert await refusals.save() == 1001
+
+
+async def test_a_flood_of_certificates_is_bounded_by_address_and_in_all(site: Site) -> None:
+    refusals = Refusals(site.store.audit, clock=site.clock)
+    for n in range(1500):
+        refusals.note_certificate(RefusedCertificate("10.0.0.1", "forged", f"CN={n}"))
+    for n in range(1500):
+        refusals.note_certificate(RefusedCertificate(f"10.1.{n}", "forged", "CN=desy"))
+
+    assert await refusals.save() == 101
+    found = (await site.store.audit.select(None, Page(200))).items
+    told = {(entry.detail.get("address"), entry.detail["times"]) for entry in found if not entry.target}
+    assert told == {("10.0.0.1", 1490), (None, 1411)}
+    assert sum(entry.detail["times"] for entry in found) == 3000
+    refusals.note_certificate(RefusedCertificate("10.0.0.1", "forged", "CN=11"))
+    assert await refusals.save() == 1
+    assert (await site.store.audit.select("CN=11", Page(10))).items[0].detail["times"] == 1
 
 
 async def test_what_could_not_be_written_is_written_later(site: Site) -> None:

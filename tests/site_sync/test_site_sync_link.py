@@ -110,7 +110,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
         application = make_application(web.context)
         ports = (
             HTTPServer(application, ssl_options=context_of(ca)),
-            DirectPort(application, files=TrustFiles(tls)),
+            DirectPort(application, files=TrustFiles(tls), refusals=web.context.services.federation.refusals),
         )
         urls = []
         for port in ports:

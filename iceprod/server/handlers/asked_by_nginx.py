@@ -1,4 +1,4 @@
-"""``/_nginx/may-upload``: what nginx asks before it takes the body of an upload."""
+"""What nginx asks: whether it may take the body of an upload; and what it tells of certificates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any, Final
 from tornado.escape import url_unescape
 from tornado.web import HTTPError
 
-from iceprod.errors import InputError
-from iceprod.model.principal import Principal
+from iceprod.errors import AccessDenied, InputError
+from iceprod.model.principal import ANONYMOUS, Principal
 from iceprod.server import client_certificate, errors
+from iceprod.server.handlers.base import BaseHandler
 from iceprod.server.handlers.uploads import tus, tus_headers
 from iceprod.server.handlers.uploads.announced import PATH as ONE_TIME
 from iceprod.server.handlers.uploads.announced import secret_path
 from iceprod.server.handlers.uploads.receiving import UploadAccess
 from iceprod.services import authorization
+from iceprod.services.refusals import RefusedCertificate
 
+_FAILED: Final = "FAILED:"
+"""With it begins X-SSL-Verify of a certificate that is not accepted; the reason follows."""
+_TOLD: Final = ("Verify", "Subject-DN", "Issuer-DN", "Serial", "Fingerprint")
 _FILES: Final = "/files/"
 # Nothing else: with dots and slashes it would be another place to nginx, which undoes them.
 _TUS: Final = re.compile(rf"{tus_headers.PATH}(?:/([0-9A-Za-z]{{0,64}}))?")
@@ -36,7 +41,7 @@ class MayUploadHandler(UploadAccess):
         """Answer for the caller whose credential the request carries."""
         original, size = self._original(), self.length_in("X-Original-Length")
         if original.startswith(_FILES):
-            authorization.check(self.principal, "file.write_shared")
+            authorization.check(self.principal, "file.write_any")
             path = url_unescape(original.removeprefix(_FILES), encoding=None, plus=False)
             await self.services.files.may_upload(self.principal, self.decode_argument(path), size=size)
         elif original.startswith(f"{ONE_TIME}/"):
@@ -93,3 +98,31 @@ class MayUploadHandler(UploadAccess):
         is_unknown = status_code == HTTPStatus.UNAUTHORIZED
         self.set_status(HTTPStatus.UNAUTHORIZED if is_unknown else HTTPStatus.FORBIDDEN)
         self.finish()
+
+
+class RefusedCertificateHandler(BaseHandler):
+    """403 for a certificate that nginx does not accept, which then stands in the audit trail.
+
+    nginx lets nobody come here, and says by X-SSL-Verify whether it asks itself.
+    """
+
+    async def get(self) -> None:
+        """Note what was shown, and by which address."""
+        told = {name: self.request.headers.get(f"X-SSL-{name}", "") for name in _TOLD}
+        if not (told["Verify"].startswith(_FAILED) and client_certificate.is_proxy_believed(self)):
+            raise HTTPError(HTTPStatus.NOT_FOUND)
+        self.services.federation.refusals.note_certificate(
+            RefusedCertificate(
+                address=self.request.remote_ip or "",
+                reason=told["Verify"].removeprefix(_FAILED),
+                subject=told["Subject-DN"],
+                issuer=told["Issuer-DN"],
+                serial=told["Serial"],
+                fingerprint=told["Fingerprint"],
+            )
+        )
+        raise AccessDenied("the client certificate is not accepted")
+
+    async def _identify(self) -> Principal:
+        """Nobody, whatever else was shown."""
+        return ANONYMOUS
