@@ -125,8 +125,8 @@ _TABLE: Final = """
     pilot.credentials       -          -     -     -      -     any
 
     file.read               -          own   own   -      -     any
-    file.write              -          own   own   -      -     any
-    file.delete             -          own   own   -      -     any
+    file.write              -          -     own   -      -     any
+    file.delete             -          -     own   -      -     any
     file.read_shared        -          any   any   -      -     any
     file.write_shared       -          -     any   -      -     any
     file.delete_shared      -          -     -     -      -     any
@@ -137,8 +137,7 @@ _TABLE: Final = """
     file.add_replica        -          own   own   -      -     any
     file.drop_replica       -          own   -     -      -     any
     file.forget             -          own   -     -      -     any
-    file.write_any          -          any   any   -      -     any
-    file.delete_any         -          any   any   -      -     any
+    file.delete_any         -          -     any   -      -     any
     proxy.read              -          any   own   -      any   any
     proxy.write             -          any   own   -      -     any
     origin.list             -          any   -     -      any   any
