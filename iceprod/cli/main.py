@@ -39,6 +39,8 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "store": ("store", "Copy, check, back up and migrate a site's database."),
     "backup": ("backup", "Copy a site's database to a file."),
     "restore": ("backup", "Put a backup in the place of a site's database."),
+    "follow": ("standby", "Keep a standby copy of a site current."),
+    "promote": ("standby", "Make a standby copy the site."),
     "completion": ("completion", "Print the shell completion for bash, zsh or fish."),
 }
 """Name → (module in this room, one line of help).  The module is imported when it is used."""

@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
-from iceprod import ids
+from iceprod import clock, ids
 from iceprod.config import Settings
 from iceprod.errors import AlreadyExists, InputError
 from iceprod.server import stores
 from iceprod.server.processes.directory import data_directory
+from iceprod.site_sync import terms
 from iceprod.store.archive import Records
 from iceprod.store.archive_file import MAGIC, ArchiveFile
 from iceprod.store.copying import Progress, copy, silent
@@ -57,7 +58,9 @@ async def restore(
 ) -> Path | None:
     """Make the store what a backup holds; where the former database lies now, if there was one.
 
-    A MongoDB database has to be empty, or to hold the beginning of this very restoration.
+    A MongoDB database has to be empty, or to hold the beginning of this very restoration.  A new
+    term begins with it (`iceprod.site_sync.terms`), so that sites that were lent tasks
+    after the backup tell what they hold.
 
     Raises:
         InputError: the backup is damaged, or none of ours.
@@ -71,6 +74,7 @@ async def restore(
     if place.path is None:
         async with _records(source, is_archive=is_archive) as records, stores.alone(place) as store:
             await copy(records, store.archive, restart=restart, progress=progress)
+            await terms.begin(store.values, above=0, now=clock.now())
         return None
     with data_directory(settings.data_dir):
         draft = _new_draft(place.path)
@@ -78,9 +82,44 @@ async def restore(
             await _fill(draft, source, progress)
         else:
             shutil.copyfile(source, draft)
+        await _begin_term(draft, above=_term_of(place.path))
         former = _put_aside(place.path)
         draft.replace(place.path)
     return former
+
+
+async def begin_term(settings: Settings) -> int:
+    """Begin a new term in a store that was restored by other means; which.
+
+    Raises:
+        NotFoundError: there is no database.
+        ConfigError, ConflictError: a server runs.
+    """
+    place = stores.own(settings)
+    stores.check_exists(place)
+    async with stores.alone(place) as store:
+        return await terms.begin(store.values, above=0, now=clock.now())
+
+
+async def _begin_term(draft: Path, *, above: int) -> None:
+    store = SqliteStore(draft, synchronous="FULL")
+    await store.open()
+    try:
+        await terms.begin(store.values, above=above, now=clock.now())
+    finally:
+        await store.close()
+
+
+def _term_of(path: Path) -> int:
+    """The term of the database that is replaced, as far as that can be read."""
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            row = connection.execute("SELECT text FROM vals WHERE name = ?", (terms.NAME,)).fetchone()
+    except sqlite3.Error:
+        return 0
+    return terms.read(None if row is None else row[0]).number
 
 
 def _begins_with(source: Path, magic: bytes) -> bool:
