@@ -2,7 +2,7 @@
 
 An address is ``job_temp/DATASET/JOB/…``, ``dataset_temp/DATASET/…`` or ``site_temp/…``.
 Tasks reach the areas of their own job and dataset and the site's, as long as they hold
-their lease; users the areas of their own datasets; administrators everything.
+their lease; users read the areas of their own datasets; administrators everything.
 """
 
 from __future__ import annotations

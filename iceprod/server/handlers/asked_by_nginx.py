@@ -41,7 +41,7 @@ class MayUploadHandler(UploadAccess):
         """Answer for the caller whose credential the request carries."""
         original, size = self._original(), self.length_in("X-Original-Length")
         if original.startswith(_FILES):
-            authorization.check(self.principal, "file.write_any")
+            authorization.check(self.principal, "file.write_shared")
             path = url_unescape(original.removeprefix(_FILES), encoding=None, plus=False)
             await self.services.files.may_upload(self.principal, self.decode_argument(path), size=size)
         elif original.startswith(f"{ONE_TIME}/"):
