@@ -142,6 +142,8 @@ class Lease:
 class Move:
     """One change of a task's status, guarded by its status and, where given, by its lease.
 
+    With ``lease_id`` it can be told whose that has to be: ``holder``, else anybody's.
+
     Exactly the given things change: ``lease`` is set by a claim, ``ended`` records the
     attempt that this move ends, ``class_id`` is given when the requirements grow,
     ``release_at`` when a back-off begins.
@@ -150,6 +152,7 @@ class Move:
     task_id: str
     event: TaskEvent
     lease_id: str | None = None
+    holder: str | None = None
     lease: Lease | None = None
     ended: Ended | None = None
     class_id: int | None = None

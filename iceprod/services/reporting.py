@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from iceprod.model.failures import Failure, FailureKind
-from iceprod.model.lifecycle import TaskEvent
+from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.resources import bounded
 from iceprod.model.task import Ended, Move, Outcome, Task
 from iceprod.model.values import value
@@ -48,20 +48,32 @@ class Report:
 
 @value
 class Ending:
-    """How the attempt ended that runs ``task``: well, or without a ``report`` given back for ``reason``."""
+    """How ``holder`` says that the attempt with a lease ended.
 
-    task: Task
+    It went well, or without a ``report`` is given back for ``reason``.
+    """
+
+    task_id: str
+    lease_id: str
+    holder: str
     report: Report | None = None
     reason: str = ""
 
+    def is_of(self, task: Task) -> bool:
+        """Whether a task is run by who says so, and with this lease."""
+        return (
+            task.status is TaskStatus.PROCESSING
+            and task.lease_id == self.lease_id
+            and task.pilot_id == self.holder
+        )
+
     def to_move(self) -> Move:
-        """What it does to the task, if its lease still holds it."""
-        task_id, lease_id = self.task.task_id, self.task.lease_id
+        """What it does to the task, if it is run so."""
         if self.report is not None:
-            ended = self.report.ended(Outcome.FINISHED)
-            return Move(task_id, TaskEvent.FINISHED, lease_id=lease_id, ended=ended)
-        ended = Ended(Outcome.EVICTED, summary=self.reason)
-        return Move(task_id, TaskEvent.EVICTED, lease_id=lease_id, ended=ended)
+            event, ended = TaskEvent.FINISHED, self.report.ended(Outcome.FINISHED)
+        else:
+            event, ended = TaskEvent.EVICTED, Ended(Outcome.EVICTED, summary=self.reason)
+        return Move(self.task_id, event, self.lease_id, self.holder, ended=ended)
 
 
 class StatsParameter(msgspec.Struct, frozen=True):

@@ -221,18 +221,25 @@ class TaskService:
         return (await self._transitions.apply([move]))[0], release_at
 
     async def attempts_ended(self, endings: Sequence[Ending]) -> list[bool]:
-        """As `finish` and `release`, all at once, as somebody said who holds these tasks.
-
-        False for each attempt that was over by then.
-        """
-        told = [
-            self._foreign.finished(ending.task, ending.report)
-            for ending in endings
-            if ending.report is not None and await self._is_foreign(ending.task.task_id)
-        ]
-        await asyncio.gather(*told)
+        """As `finish` and `release`, all at once; False for each task that is not, or no longer, run so."""
+        await self._tell_owners([ending for ending in endings if ending.report is not None])
         moved = await self._transitions.apply([ending.to_move() for ending in endings])
         return [one is not None for one in moved]
+
+    async def _tell_owners(self, endings: Sequence[Ending]) -> None:
+        """Tell the sites whose tasks have been run to their ends."""
+        datasets = {ending.task_id.partition("-")[0]: ending.task_id for ending in endings}
+        foreign = {dataset_id for dataset_id, task_id in datasets.items() if await self._is_foreign(task_id)}
+        if not foreign:
+            return
+        theirs = [ending for ending in endings if ending.task_id.partition("-")[0] in foreign]
+        tasks = await self._store.tasks.among([ending.task_id for ending in theirs])
+        told = [
+            self._foreign.finished(task, ending.report)
+            for ending in theirs
+            if ending.report and (task := tasks.get(ending.task_id)) and ending.is_of(task)
+        ]
+        await asyncio.gather(*told)
 
     async def release(self, principal: Principal, task_id: str, lease_id: str | None, reason: str) -> None:
         """The pilot hands the task back unfinished; that does not count as a failure.

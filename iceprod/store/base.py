@@ -171,6 +171,15 @@ class DatasetRepository(ABC):
         """
 
     @abstractmethod
+    async def remove_jobs(self, dataset_id: str, jobs: Sequence[int], *, now: float) -> int:
+        """Forget some hundreds of jobs by their index, with their tasks, attempts and logs; how many.
+
+        A job of which a task may still run stays.  For datasets that no other one needs, and of
+        whose ended tasks nobody wants another run: what follows from a job is not undone.  Its
+        index is never given again.
+        """
+
+    @abstractmethod
     async def progress(self, dataset_id: str) -> Progress:
         """How many jobs and tasks stand where, in constant time."""
 
@@ -219,7 +228,8 @@ class TaskRepository(ABC):
         """Carry out each move whose guard holds; None for each that changed nothing.
 
         The guard: the task stands where `model.lifecycle.SOURCES` lets the event happen and,
-        if the move names a lease, is held by that lease.  Together with the task move:
+        if the move names a lease, is held by that lease, which is the named holder's if there is
+        one.  Together with the task move:
 
         * the counters of its dataset, the status of its job and of its dataset;
         * the tasks that depend on it: released when it completes and nothing else holds

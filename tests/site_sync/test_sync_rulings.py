@@ -30,7 +30,7 @@ def attempt(outcome: Outcome, lease_id: str = "L1", holder: str = WEST) -> Attem
 def decide(kind: K, *, lease_id: str, holder: str, now: Task | None, record: list[Attempt]) -> Ruling:
     """Both rules, as they are used."""
     return rule(kind, holder=holder, lease_id=lease_id, task=now) or rule_by_record(
-        kind, holder=holder, lease_id=lease_id, attempts=record
+        kind, holder=holder, lease_id=lease_id, task=now, attempts=record
     )
 
 
@@ -70,6 +70,26 @@ def test_nothing_is_applied_without_its_lease(kind: K, holder: str, lease_id: st
     if not (is_held and now.pilot_id == holder):
         assert found.result in (R.LOST, R.REFUSED)
         assert found.reason
+
+
+tasks = st.builds(task, st.sampled_from(TaskStatus), leases, holders)
+records = st.lists(st.builds(attempt, st.sampled_from(Outcome), leases, holders), max_size=1)
+
+
+@given(kinds, holders, leases, st.none() | tasks, records)
+def test_who_does_not_hold_a_task_hears_the_same_by_the_record_alone(
+    kind: K, holder: str, lease_id: str, now: Task | None, record: list[Attempt]
+):
+    if now and now.lease_id == lease_id:
+        record = (
+            [] if now.status is TaskStatus.PROCESSING else [attempt(Outcome.FAILED, lease_id, now.pilot_id)]
+        )
+    both = decide(kind, lease_id=lease_id, holder=holder, now=now, record=record if now else [])
+    if both.result is not R.APPLIED or record:
+        alone = rule_by_record(
+            kind, holder=holder, lease_id=lease_id, task=now, attempts=record if now else []
+        )
+        assert alone == both
 
 
 def test_files_are_not_stated():

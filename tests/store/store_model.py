@@ -42,6 +42,8 @@ class ModelStore:
             return None
         if move.lease_id is not None and (task.status is not T.PROCESSING or task.lease_id != move.lease_id):
             return None
+        if move.holder is not None and task.pilot_id != move.holder:
+            return None
         if move.event is E.RELEASED and not self._may_release(task, now=now):
             return None
         if task.status is T.PROCESSING:

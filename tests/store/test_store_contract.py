@@ -355,6 +355,18 @@ async def test_the_last_task_completes_job_and_dataset(store: Store):
     assert await store.datasets.progress("d") == Progress({J.COMPLETE: 2}, ({T.COMPLETE: 2},) * 3)
 
 
+async def test_a_lease_in_the_hands_of_another_guards_nothing(store: Store):
+    await make(store)
+    await claim(store, "d-0-0", lease="L", pilot="site:west")
+
+    assert await move(store, "d-0-0", E.FINISHED, lease_id="L", holder="site:east") is None
+    assert await store.tasks.attempts("d-0-0") == []
+
+    moved = await move(store, "d-0-0", E.FINISHED, lease_id="L", holder="site:west")
+    assert moved
+    assert moved.task.status is T.COMPLETE
+
+
 async def test_a_late_or_repeated_call_changes_nothing(store: Store):
     await make(store)
     await claim(store, "d-0-0", lease="L1")

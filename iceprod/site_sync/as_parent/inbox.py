@@ -102,7 +102,7 @@ class Inbox:
         await self._by_record(holder, cases)
 
     async def _look(self, holder: str, cases: Sequence[_Case]) -> None:
-        """Rule on statements by their tasks as they stand, as far as that can be, and read those that hold."""
+        """Rule on statements by their tasks as they stand, as far as that goes, and read them."""
         if not cases:
             return
         tasks = await self._store.tasks.among(list({case.statement.task_id for case in cases}))

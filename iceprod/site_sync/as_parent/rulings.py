@@ -72,11 +72,16 @@ def rule(kind: OperationKind, *, holder: str, lease_id: str, task: Task | None) 
     return None
 
 
-def rule_by_record(kind: OperationKind, *, holder: str, lease_id: str, attempts: Sequence[Attempt]) -> Ruling:
-    """What becomes of a statement whose lease does not hold the task, by the attempts that ended."""
+def rule_by_record(
+    kind: OperationKind, *, holder: str, lease_id: str, task: Task | None, attempts: Sequence[Attempt]
+) -> Ruling:
+    """What becomes of a statement by whose lease the holder does not run the task.
+
+    ``attempts`` are those that ended.
+    """
     record = next((attempt for attempt in attempts if attempt.lease_id == lease_id), None)
     if record is None:
-        return Ruling(Result.LOST, UNKNOWN)
+        return _rule_without_record(holder, lease_id, task)
     if record.pilot_id != holder:
         return Ruling(Result.REFUSED, FOREIGN)
     if kind is OperationKind.LOG and record.outcome in _OWN_WORD:
@@ -87,3 +92,11 @@ def rule_by_record(kind: OperationKind, *, holder: str, lease_id: str, attempts:
     if _SAYS.get(kind) is record.outcome:
         return Ruling(Result.REPEATED)
     return Ruling(Result.LOST, f"the attempt has ended before: {record.outcome}")
+
+
+def _rule_without_record(holder: str, lease_id: str, task: Task | None) -> Ruling:
+    if task is None:
+        return Ruling(Result.LOST, ABSENT)
+    if task.lease_id == lease_id and task.pilot_id != holder:
+        return Ruling(Result.REFUSED, FOREIGN)
+    return Ruling(Result.LOST, UNKNOWN)

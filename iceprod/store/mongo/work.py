@@ -162,6 +162,8 @@ class JobWork:
         is_held = before is TaskStatus.PROCESSING
         if move.lease_id is not None and not (is_held and task["lease_id"] == move.lease_id):
             return None
+        if move.holder is not None and task["pilot_id"] != move.holder:
+            return None
         if event is TaskEvent.RELEASED and not self._may_release(task, now=now):
             return None
         if is_held:

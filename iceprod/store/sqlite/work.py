@@ -49,6 +49,8 @@ class Work(Changes):
             return None
         if move.lease_id is not None and (before != PROCESSING or row.lease_id != move.lease_id):
             return None
+        if move.holder is not None and row.pilot_id != move.holder:
+            return None
         state = self.state(key)
         if event is TaskEvent.RELEASED and not self._may_release(row, state, now=now):
             return None
