@@ -85,6 +85,24 @@ class Tab:
         await self.command("Page.navigate", url=address)
         await self.until(f"document.readyState === 'complete' && location.href.startsWith({address!r})")
 
+    async def pick(self, selector: str, *files: Path) -> None:
+        """Choose ``files`` in an input, as a person does in the window that it opens."""
+        document = await self.command("DOM.getDocument")
+        found = await self.command("DOM.querySelector", nodeId=document["root"]["nodeId"], selector=selector)
+        await self.command(
+            "DOM.setFileInputFiles", nodeId=found["nodeId"], files=[str(file) for file in files]
+        )
+
+    async def network(self, *, is_there: bool = True, bytes_per_s: int = -1) -> None:
+        """Have the way to servers be slow (-1: as it is), or gone."""
+        await self.command(
+            "Network.emulateNetworkConditions",
+            offline=not is_there,
+            latency=0,
+            downloadThroughput=-1,
+            uploadThroughput=bytes_per_s,
+        )
+
     async def picture(self, *, width: int, height: int, scale: float = 1.0, dark: bool = False) -> bytes:
         """What can be seen, as PNG."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

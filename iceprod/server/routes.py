@@ -79,6 +79,7 @@ PAGES: Final = (
     Route("/files", files.FilesPage, {"GET": "file.find"}),
     Route(f"/datasets/{_ID}/files", files.FilesPage, {"GET": "dataset.get"}),
     Route("/origins", files.OriginPage, {"GET": "origin.entries"}),
+    _act("/delete-file", files.DeleteFile, "origin.delete"),
     Route("/transfers", files.TransfersPage, {"GET": "transfer.list"}),
     _act(rf"/cache/{_KEY}/pin", files.CacheAct, "cache.pin", verb="pin"),
     _act(rf"/cache/{_KEY}/unpin", files.CacheAct, "cache.pin", verb="unpin"),
@@ -135,8 +136,8 @@ SERVICES: Final = (
         {"GET": "upload.send", "POST": "upload.send"},
     ),
     Route("/_nginx/may-upload", MayUploadHandler, {"GET": "upload.about"}),
-    Route("/healthz", LiveHandler, {"GET": "site.health"}),
     Route("/_nginx/refused-certificate", RefusedCertificateHandler, {"GET": "certificate.refused"}),
+    Route("/healthz", LiveHandler, {"GET": "site.health"}),
     Route("/readyz", ReadyHandler, {"GET": "site.health"}),
     Route("/metrics", MetricsHandler, {"GET": "site.metrics"}),
 )

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from iceprod.errors import ConflictError, IceProdError, NotFoundError
-from iceprod.services.uploads.service import UploadService, is_between
+from iceprod.services.uploads.service import UploadService
 from iceprod.services.uploads.shelf import Held, Kept
 from iceprod.services.uploads.values import OVER, Stage
 
@@ -60,7 +60,7 @@ class UploadKeeper:
             elif about.stage is Stage.FORWARDING:
                 if now >= about.due_at:
                     self.forward_soon(kept.upload_id)
-            elif is_between(kept):
+            elif kept.is_between:
                 await self._with(kept.upload_id, self._go_on)
             elif now >= kept.mark.moved_at + expire_s:
                 await self._with(kept.upload_id, self._expire)
@@ -95,7 +95,7 @@ class UploadKeeper:
         # It may have grown since it was looked at.
         is_due = self._uploads.clock() >= held.mark.moved_at + self._uploads.limits.expire_s
         is_open = held.about.stage is Stage.OPEN
-        if is_due and is_open and not is_between(Kept(held.upload_id, held.about, held.mark)):
+        if is_due and is_open and not Kept(held.upload_id, held.about, held.mark).is_between:
             await self._uploads.ending.expire(held)
 
     async def _retire(self, held: Held) -> None:

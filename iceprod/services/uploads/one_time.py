@@ -15,7 +15,7 @@ from iceprod import ids
 from iceprod.errors import ConflictError, IceProdError, InputError, NotFoundError, TooLarge
 from iceprod.model.principal import Principal
 from iceprod.services.filestore import HandedOver
-from iceprod.services.uploads.service import UploadService, is_between
+from iceprod.services.uploads.service import UploadService
 from iceprod.services.uploads.shelf import Held, Kept
 from iceprod.services.uploads.values import Announced, Begun, Stage, UploadView
 from iceprod.services.uploads.writing import Writing
@@ -151,7 +151,7 @@ class OneTime:
 
     async def _judge(self, kept: Kept) -> Verdict:
         uploads = self._uploads
-        if is_between(kept):
+        if kept.is_between:
             with suppress(IceProdError):  # it waits, or is at an end: the verdict says so
                 await uploads.go_on(kept.upload_id)
             kept = await uploads.load(kept.upload_id)

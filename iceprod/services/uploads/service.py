@@ -9,7 +9,15 @@ from contextlib import suppress
 
 from iceprod import ids
 from iceprod.clock import Clock
-from iceprod.errors import AccessDenied, ConflictError, IceProdError, NotFoundError, TooLarge, Unavailable
+from iceprod.errors import (
+    AccessDenied,
+    ConflictError,
+    IceProdError,
+    InputError,
+    NotFoundError,
+    TooLarge,
+    Unavailable,
+)
 from iceprod.model.file import Direction, Flow
 from iceprod.model.principal import Principal
 from iceprod.services import authorization
@@ -152,23 +160,25 @@ class UploadService:
         offset: int,
         size: int | None,
         length: int | None = None,
+        sha256: str = "",
         proof: Proof | None = None,
     ) -> Writing:
         """Begin to write at ``offset``: ``size`` bytes, if that is known.
 
-        ``length`` is that of the whole file, where it was not told before.
+        ``length`` and ``sha256`` are those of the whole file, where they were not told before.
 
         Raises:
             NotFoundError: there is no such upload of the caller's, or (``reason`` ``gone``) not any more.
             AccessDenied: it is made of others.
             ConflictError: another request is writing to it, or it goes on at another offset.
+            InputError: another SHA-256 was told before.
             TooLarge, QuotaExceeded, Unavailable, LeaseLost: as of `create`.
         """
         await self.may_begin(principal, upload_id, offset=offset, size=size, length=length)
         held = await self.hold(upload_id)
         try:
             self._check_begin(Kept(upload_id, held.about, held.mark), offset=offset, size=size, length=length)
-            await self._take_note(held, principal, length)
+            await self._take_note(held, principal, length=length, sha256=sha256)
             return self.writing(held, size=size, proof=proof)
         except BaseException:
             await self.run(held.release)
@@ -233,9 +243,13 @@ class UploadService:
             raise TooLarge(f"a file may have {most} bytes", limit_bytes=most)
         return most if length is None else length
 
-    async def _take_note(self, held: Held, principal: Principal, length: int | None) -> None:
+    async def _take_note(self, held: Held, principal: Principal, *, length: int | None, sha256: str) -> None:
         """Write down who goes on with it (another attempt of the same task), and what is told now."""
         about = held.about
+        if sha256 and about.checksums.get("sha256", sha256) != sha256:
+            raise InputError("another SHA-256 was announced before")
+        if sha256 and "sha256" not in about.checksums:
+            about = about.after(checksums={**about.checksums, "sha256": sha256})
         if about.length is None and length is not None:
             about = about.after(length=length)
         if about.caller == principal.id and about.lease_id != principal.lease_id:
@@ -327,7 +341,7 @@ class UploadService:
             IceProdError: it can't be put there.
         """
         kept = await self.mine(principal, "upload.read", upload_id)
-        if is_between(kept):
+        if kept.is_between:
             await self.go_on(upload_id)
             kept = await self.load(upload_id)
         return self.view(kept)
@@ -401,48 +415,16 @@ class UploadService:
             NotFoundError: with ``reason`` ``gone``.
         """
         about = kept.about
-        is_rusty = about.stage is Stage.OPEN and self.clock() >= self._expires_at(kept)
+        is_rusty = about.stage is Stage.OPEN and self.clock() >= kept.expires_at(self.limits.expire_s)
         if is_rusty or about.stage in (Stage.EXPIRED, Stage.FAILED):
             error = NotFoundError("upload", kept.upload_id)
             error.detail["reason"] = "gone"
             error.detail["why"] = about.error or "nothing came for too long"
             raise error
 
-    def _expires_at(self, kept: Kept) -> float:
-        over_at = kept.about.over_at
-        return (kept.mark.moved_at if over_at is None else over_at) + self.limits.expire_s
-
     def view(self, kept: Kept) -> UploadView:
         """An upload as it is shown."""
-        about = kept.about
-        return UploadView(
-            upload_id=kept.upload_id,
-            target=about.target,
-            stage=about.stage,
-            offset=kept.mark.offset,
-            length=about.length,
-            owner=about.holder.user,
-            dataset_id=about.holder.dataset_id,
-            protocol=about.protocol,
-            part=about.part,
-            concat=about.concat,
-            metadata=about.metadata,
-            sha256=about.sha256,
-            error=about.error,
-            tries=about.tries,
-            created_at=about.created_at,
-            expires_at=self._expires_at(kept),
-        )
-
-
-def is_between(kept: Kept) -> bool:
-    """Whether something is left to do with an upload whose bytes are all there."""
-    about = kept.about
-    if about.stage is Stage.STORING:
-        return True
-    is_whole = about.length is not None and kept.mark.offset == about.length
-    is_sent = about.is_used or not about.secret
-    return about.stage is Stage.OPEN and is_whole and is_sent and about.part is not Part.PARTIAL
+        return kept.view(self.limits.expire_s)
 
 
 def _is_of(about: About, principal: Principal) -> bool:

@@ -32,7 +32,7 @@ import msgspec
 from iceprod import ids
 from iceprod.errors import ConflictError, NotFoundError, RateLimited
 from iceprod.services.filestore import FileTree, told
-from iceprod.services.uploads.values import OVER, About, Mark
+from iceprod.services.uploads.values import OVER, About, Mark, Part, Stage, UploadView
 
 _HOLDER: Final = 16
 _ID: Final = re.compile(r"([0-9a-f]{16})([0-9A-Za-z]{13})")
@@ -53,6 +53,42 @@ class Kept:
     upload_id: str
     about: About
     mark: Mark
+
+    @property
+    def is_between(self) -> bool:
+        """Whether something is left to do with it although its bytes are all there."""
+        about = self.about
+        if about.stage is Stage.STORING:
+            return True
+        is_whole = about.length is not None and self.mark.offset == about.length
+        is_sent = about.is_used or not about.secret
+        return about.stage is Stage.OPEN and is_whole and is_sent and about.part is not Part.PARTIAL
+
+    def expires_at(self, expire_s: float) -> float:
+        """When it, or what is remembered of it, goes."""
+        return (self.mark.moved_at if self.about.over_at is None else self.about.over_at) + expire_s
+
+    def view(self, expire_s: float) -> UploadView:
+        """It as it is shown."""
+        about = self.about
+        return UploadView(
+            upload_id=self.upload_id,
+            target=about.target,
+            stage=about.stage,
+            offset=self.mark.offset,
+            length=about.length,
+            owner=about.holder.user,
+            dataset_id=about.holder.dataset_id,
+            protocol=about.protocol,
+            part=about.part,
+            concat=about.concat,
+            metadata=about.metadata,
+            sha256=about.sha256,
+            error=about.error,
+            tries=about.tries,
+            created_at=about.created_at,
+            expires_at=self.expires_at(expire_s),
+        )
 
 
 class Held:

@@ -3,7 +3,8 @@
  * @module refresh
  */
 
-async function refresh() {
+/** Look at the page once more, and show what is new in its marked parts. */
+export async function refresh() {
   if (document.hidden || document.querySelector("dialog[open]")) return;
   const answer = await fetch(window.location.href, { credentials: "same-origin" });
   if (!answer.ok || answer.redirected) return;

@@ -5,15 +5,15 @@
 
 import { confirm } from "./dialog.js";
 
-for (const form of document.querySelectorAll("form[data-confirm]")) {
-  form.addEventListener("submit", async (event) => {
-    if (form.dataset.sure) return;
-    event.preventDefault();
-    if (await confirm(form.dataset.confirm)) {
-      form.dataset.sure = "yes";
-      form.requestSubmit(event.submitter);
-    }
-  });
-}
+// Parts of a page come anew while one looks at it, so it is the page that listens.
+document.addEventListener("submit", async (event) => {
+  const form = /** @type {HTMLFormElement} */ (event.target);
+  if (!form.dataset.confirm || form.dataset.sure) return;
+  event.preventDefault();
+  if (await confirm(form.dataset.confirm)) {
+    form.dataset.sure = "yes";
+    form.requestSubmit(event.submitter);
+  }
+});
 
 document.querySelector("[data-focus]")?.focus();

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from iceprod.errors import InputError, NotFoundError
 from iceprod.model.dataset import Dataset
 from iceprod.model.file import Direction, FileRecord
 from iceprod.model.location import Location, parse_location
+from iceprod.model.principal import Principal
 from iceprod.movers.base import Entry
+from iceprod.server import security
 from iceprod.server.handlers.pages.base import PageHandler
 from iceprod.server.plots import Plot, rate_plot
-from iceprod.services.authorization import Scope, check, scope_of
+from iceprod.services.authorization import Scope, check, is_allowed, scope_of
 from iceprod.services.cache.shelf import Kept
 from iceprod.services.file_catalogue import FileQuery
 from iceprod.services.origins import OriginRule
@@ -25,15 +28,31 @@ _MOST_ENTRIES: Final = 2000
 _MOST_ROWS: Final = 200
 _SPAN_S: Final = 3600.0
 _SHA256: Final = 64
+_FILES: Final = "/files/"
+_JOB: Final = re.compile(r"job_temp/([0-9]+)/")
 
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """A file of the catalogue; ``address`` is where it can be had, empty if nowhere."""
+    """A file of the catalogue; ``address`` is where it can be had, empty if nowhere.
+
+    ``path`` is by what the caller may delete it, empty if the caller may not.
+    """
 
     file: FileRecord
     address: str
     elsewhere: int
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPlace:
+    """Where a page's uploads go: to names below ``base``, which is shown as ``name``, in ``folder``."""
+
+    base: str
+    name: str
+    folder: str = ""
+    dataset_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,8 @@ class FilesView:
     origins: tuple[OriginRule, ...]
     next: str
     action: str
+    here: str
+    upload: UploadPlace | None
 
 
 class FilesPage(PageHandler):
@@ -68,13 +89,15 @@ class FilesPage(PageHandler):
         action = f"/datasets/{dataset_id}/files" if dataset_id else "/files"
         view = FilesView(
             dataset=dataset,
-            rows=tuple(file_row(file) for file in found.items),
+            rows=tuple(file_row(file, self.principal) for file in found.items),
             crumbs=crumbs_of(prefix, action),
             prefix=prefix,
             sha256=sha256,
             origins=self._origins() if dataset_id is None else (),
             next=self.next_address(found.next),
             action=action,
+            here=self.request.uri or action,
+            upload=upload_place(self.principal, dataset, prefix),
         )
         self.show("files", view, title="Files")
 
@@ -84,12 +107,36 @@ class FilesPage(PageHandler):
         return tuple(self.services.places.origins(self.principal))
 
 
-def file_row(file: FileRecord) -> FileRow:
+def upload_place(principal: Principal, dataset: Dataset | None, prefix: str) -> UploadPlace | None:
+    """Where the caller may put files that looks at those of ``prefix``; None where the caller may nowhere.
+
+    What tasks of other sites have made is theirs.
+    """
+    if dataset is None:
+        may = scope_of(principal, "file.write_shared") is not Scope.NONE
+        return UploadPlace("site_temp/", "site_temp/", _below(prefix, "site_temp/")) if may else None
+    if dataset.is_mirror or not is_allowed(principal, "file.write", owner=dataset.owner):
+        return None
+    of, job = dataset.dataset_id, _JOB.match(prefix)
+    if job is not None:
+        return UploadPlace(f"job_temp/{of}/{job[1]}/", job[0], _below(prefix, job[0]), of)
+    return UploadPlace(f"dataset_temp/{of}/", "dataset_temp/", _below(prefix, "dataset_temp/"), of)
+
+
+def _below(prefix: str, area: str) -> str:
+    """The folder of a prefix within an area, empty outside of that."""
+    return prefix.removeprefix(area).rpartition("/")[0] if prefix.startswith(area) else ""
+
+
+def file_row(file: FileRecord, principal: Principal) -> FileRow:
     """A file and how a browser gets it: from here, else through this site."""
     places = [replica.url for replica in file.replicas]
-    here = next((url for url in places if url.startswith("/files/")), "")
+    here = next((url for url in places if url.startswith(_FILES)), "")
     far = next((url for url in places if "://" in url and not url.startswith("file:")), "")
-    return FileRow(file, here or (f"/proxy?{urlencode({'url': far})}" if far else ""), len(places))
+    address = here or (f"/proxy?{urlencode({'url': far})}" if far else "")
+    action = "file.delete" if file.dataset_id else "file.delete_shared"
+    may = here and is_allowed(principal, action, owner=file.owner)
+    return FileRow(file, address, len(places), unquote(here.removeprefix(_FILES)) if may else "")
 
 
 def crumbs_of(prefix: str, action: str) -> tuple[tuple[str, str], ...]:
@@ -103,10 +150,11 @@ def crumbs_of(prefix: str, action: str) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """A file or directory at an origin, and the address behind it."""
+    """A file or directory at an origin, and the address behind it; ``url`` is that by which it is deleted."""
 
     entry: Entry
     address: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +165,9 @@ class OriginView:
     url: str
     parents: tuple[tuple[str, str], ...]
     rows: tuple[EntryRow, ...]
+    here: str
+    may_delete: bool
+    upload: UploadPlace | None
 
 
 class OriginPage(PageHandler):
@@ -131,14 +182,21 @@ class OriginPage(PageHandler):
         rule = next((rule for rule in places.origins(self.principal) if location.is_below(rule.root)), None)
         if rule is None:
             raise NotFoundError("origin", str(location))
+        base = f"{str(location).rstrip('/')}/"
         entries = await places.entries(self.principal, str(location), limit=_MOST_ENTRIES)
         view = OriginView(
             origin=rule,
             url=str(location),
             parents=parents_of(location, rule.root),
-            rows=tuple(EntryRow(entry, address_of(location.child(entry.name), entry)) for entry in entries),
+            rows=tuple(entry_row(location.child(entry.name), entry) for entry in entries),
+            here=self.request.uri or "",
+            may_delete=self._may(rule, "origin.delete"),
+            upload=UploadPlace(base, base) if self._may(rule, "proxy.write") else None,
         )
         self.show("origin", view, title=f"Origin {rule.name}")
+
+    def _may(self, rule: OriginRule, action: str) -> bool:
+        return rule.write and scope_of(self.principal, action) is not Scope.NONE
 
 
 def parents_of(location: Location, root: Location) -> tuple[tuple[str, str], ...]:
@@ -152,10 +210,25 @@ def parents_of(location: Location, root: Location) -> tuple[tuple[str, str], ...
     return tuple(found)
 
 
-def address_of(location: Location, entry: Entry) -> str:
-    """Where a browser goes for an entry."""
+def entry_row(location: Location, entry: Entry) -> EntryRow:
+    """An entry, and where a browser goes for it."""
     page = "/origins" if entry.facts.is_directory else "/proxy"
-    return f"{page}?url={quote(str(location), safe='')}"
+    return EntryRow(entry, f"{page}?url={quote(str(location), safe='')}", str(location))
+
+
+class DeleteFile(PageHandler):
+    """``/delete-file``: by the path of an area, or by an address at an origin."""
+
+    async def post(self) -> None:
+        """Delete it, and go back to the page where that was asked for."""
+        path = self.argument("path")
+        if "://" in path:
+            await self.services.places.delete(self.principal, path)
+        else:
+            await self.services.files.delete(self.principal, path)
+        self.done(
+            f"{path.rpartition('/')[2]} is deleted.", security.local_path(self.argument("back"), "/files")
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError
 
 from iceprod.errors import InputError, TooLarge
+from iceprod.server.handlers.files import parse_digest
 from iceprod.server.handlers.uploads import tus_headers
 from iceprod.server.handlers.uploads.receiving import ReceivingHandler
 from iceprod.services.uploads.values import CHECKSUMS, Part, Stage, UploadView
@@ -92,12 +93,14 @@ class TusHandler(ReceivingHandler):
     async def begin(self, upload_id: str, offset: int) -> Writing:
         """Begin to write what the body brings."""
         headers = self.request.headers
+        digest = parse_digest(headers.get("Digest"))
         return await self.services.uploads.service.begin(
             self.principal,
             upload_id,
             offset=offset,
             size=self.length_in("Content-Length"),
             length=tus_headers.number(headers, "Upload-Length"),
+            sha256=digest.hex() if digest else "",
             proof=tus_headers.proof(headers),
         )
 
