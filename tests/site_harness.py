@@ -193,6 +193,7 @@ async def _site(store: Store, given: Settings, clock: Time, monotonic: Time) -> 
     await services.accounts.open()
     await services.news.open(services.hearing)
     await services.scheduler.load()
+    await services.federation.recovery.load()
     await services.pilots.load()
     return Site(store, services, given, clock, monotonic)
 

@@ -53,9 +53,14 @@ class Wire:
         self.said: list[tuple[str, Any]] = []
         self.plan: dict[str, deque[Fault | None]] = {}
         self.is_down = False
-        self._dispatcher = parent.dispatcher()
+        self.distrusted: list[str] = []
+        self.lead_to(parent)
         self._principal = Principal(PrincipalKind.SITE, child)
         self._late: list[tuple[str, bytes]] = []
+
+    def lead_to(self, parent: Site) -> None:
+        """Have somebody else answer from now on."""
+        self._dispatcher = parent.dispatcher()
 
     def then(self, method: str, *faults: Fault | None) -> None:
         """Have this happen to the next calls of a method."""
@@ -93,7 +98,8 @@ class Wire:
         await asyncio.sleep(0.001 if self.is_down or self._late else 0)
 
     def distrust(self, reason: str) -> None:
-        """Nobody counts."""
+        """See `Calls`."""
+        self.distrusted.append(reason)
 
     def close(self) -> None:
         """See `Calls`."""

@@ -37,7 +37,7 @@ from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.site_sync.as_child.reclaiming import Reclaiming
 from iceprod.site_sync.as_child.sender import Sender, SendFile
 from iceprod.site_sync.as_child.settling import Settling
-from iceprod.site_sync.as_child.taking import Taking
+from iceprod.site_sync.as_child.taking import Seal, Taking
 from iceprod.site_sync.as_child.termed import Termed
 from iceprod.store.base import Store
 from iceprod.store.federation import PeerPatch
@@ -81,6 +81,7 @@ class Means:
     events: Events
     room: Callable[[], Counter[Offer]]
     send_file: SendFile
+    seal: Seal
     forget: Callable[[str], None]
     ways: Ways
 
@@ -113,6 +114,7 @@ class Parent:
             mirrors=means.mirrors,
             tasks=means.tasks,
             outbox=means.outbox,
+            seal=means.seal,
             room=means.room,
             renew=partial(self.listening.renew, is_settled=True),
             stirred=self.stirred,
@@ -162,6 +164,7 @@ class Parent:
         while True:
             await self._again_and_again("greeting", self.greet, once=True)
             await _together(self._loops(), until=self.link.is_stale)
+            logger.info("a parent was restored", parent=self.peer.name)
             await self.sender.close()
             self.listening.is_renewed.clear()
             await self._again_and_again("repairing", self.taking.repair, once=True)
@@ -207,8 +210,9 @@ class Parent:
             try:
                 await step()
             except IceProdError as exc:
-                if isinstance(exc, _COUNTED) and not isinstance(exc, StoreUnavailable):
-                    await asyncio.sleep(FIRST_S)  # whatever it was that was away
+                is_away = isinstance(exc, _COUNTED) and not isinstance(exc, StoreUnavailable)
+                if is_away or self.link.is_stale.is_set():
+                    await asyncio.sleep(FIRST_S)  # whatever it was that was away, or is begun anew
                     continue
                 if exc.message != reason:
                     logger.warning("sharing failed", parent=self.peer.name, what=what, reason=exc.message)
