@@ -40,7 +40,7 @@ from iceprod.site_sync.as_child.settling import Settling
 from iceprod.site_sync.as_parent.inbox import Inbox
 from iceprod.site_sync.as_parent.lending import Lending
 from iceprod.site_sync.files.sending import Sent
-from iceprod.site_sync.messages import Pull, Pulled, Shape
+from iceprod.site_sync.messages import Lent, Pull, Pulled, Shape
 from iceprod.site_sync.registry import Registry
 from iceprod.store.base import DatasetConfig, Store
 from tests.site_ledgers import Ledger, MemoryStore
@@ -142,6 +142,7 @@ class Process:
             forget=_forget_nothing,
             ways=Ways(name, "1", True, 0.0, 20.0),
         )
+            seal=_as_given,
         self.parent: Parent | None = None
         self.is_repaired = not self.site.parent
         if self.site.parent:
@@ -438,6 +439,10 @@ async def _no_file(_: Operation) -> Sent:
 
 def _forget_nothing(_: str) -> None:
     """Nobody is known by anything here."""
+
+async def _as_given(lent: Sequence[Lent]) -> list[str]:
+    return [one.token for one in lent]
+
 
 
 _NOBODY: Final = SimpleNamespace(

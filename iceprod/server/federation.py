@@ -26,6 +26,7 @@ from iceprod.services.peer_states import PeerStates
 from iceprod.services.refusals import Refusals
 from iceprod.services.scheduling import Scheduler
 from iceprod.services.tasks import TaskService
+from iceprod.services.vault_keys import KeyRing
 from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.as_child.errands import Errands
 from iceprod.site_sync.as_child.identity import IdentityFiles
@@ -46,6 +47,7 @@ from iceprod.site_sync.files.fetching import FileFetching
 from iceprod.site_sync.files.sending import FileSending
 from iceprod.site_sync.files.service import SiteFiles
 from iceprod.site_sync.registry import Registry
+from iceprod.site_sync.files.tokens import ErrandTokens
 from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
@@ -137,6 +139,7 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
 
 def _make_files(parts: Parts) -> SiteFiles:
     store, files, transfers = parts.store, parts.plane.files, parts.plane.transfers
+        seal=_tokens(parts).seal,
 
     async def door(parent: str) -> Door | None:
         peer = await store.peers.get(PeerRole.PARENT, parent)
@@ -155,7 +158,7 @@ def _make_files(parts: Parts) -> SiteFiles:
 
     # Where a parent is, an administrator has said: it may be in the same private network.
     mover = parts.plane.origins.movers["https"]
-    doorway = Doorway(mover, door, policy=AnyAddress(allow_private=True))
+    doorway = Doorway(mover, door, tokens=_tokens(parts), policy=AnyAddress(allow_private=True))
     return SiteFiles(
         store,
         fetching=FileFetching(store, files, transfers, doorway=doorway, clock=parts.clock),
@@ -173,6 +176,10 @@ def make_authority(settings: Settings, *, clock: Clock) -> Authority:
         folder=settings.authority_path,
         server_ca=given.server_ca,
         days=given.certificate_days,
+def _tokens(parts: Parts) -> ErrandTokens:
+    return ErrandTokens(KeyRing(parts.settings.credential_key_path))
+
+
         clock=clock,
     )
 

@@ -52,6 +52,8 @@ _PAGE: Final = 1000
 _COUNTED_S: Final = 5.0
 """For how long it is believed how many errands are open.  What ends meanwhile makes room only then."""
 
+Seal = Callable[[Sequence[Lent]], Awaitable[list[str]]]
+
 logger = structlog.get_logger(__name__)
 
 
@@ -61,7 +63,7 @@ class Taking:
     ``renew`` names all errands to the parent, when nobody waits for the answer to a pull: before
     the first one, and after each that was not answered.  ``name`` is what this site is called,
     ``stirred`` is set whenever there may be more room.  Nothing is kept while somebody else has
-    ``lock``.
+    ``lock``.  ``seal`` makes of the tokens of tasks what may be written down.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Taking:
         mirrors: Mirrors,
         tasks: TaskService,
         outbox: Outbox,
+        seal: Seal,
         room: Callable[[], Counter[Offer]],
         renew: Callable[[], Awaitable[None]],
         stirred: asyncio.Event,
@@ -89,6 +92,7 @@ class Taking:
         self._mirrors = mirrors
         self._tasks = tasks
         self._outbox = outbox
+        self._seal = seal
         self._room = room
         self._renew = renew
         self._stirred = stirred
@@ -220,8 +224,8 @@ class Taking:
     async def _make(self, dataset: Dataset, lent: Sequence[Lent]) -> None:
         now, first = self._clock(), dataset.jobs_made
         errands = [
-            self._errand(one, task_id(dataset.dataset_id, first + place, 0), now)
-            for place, one in enumerate(lent)
+            self._errand(one, task_id(dataset.dataset_id, first + place, 0), token, now)
+            for place, (one, token) in enumerate(zip(lent, await self._seal(lent), strict=True))
         ]
         await self._store.errands.add(errands)
         kept = await self._store.errands.of_tasks([errand.task_id for errand in errands])
@@ -268,13 +272,13 @@ class Taking:
             )
         )
 
-    def _errand(self, lent: Lent, own_id: str, now: float) -> Errand:
+    def _errand(self, lent: Lent, own_id: str, token: str, now: float) -> Errand:
         return Errand(
             task_id=own_id,
             parent=self.peer.name,
             parent_task_id=lent.task_id,
             lease_id=lent.lease_id,
-            token=lent.token,
+            token=token,
             original=Original(
                 dataset_id=lent.original_dataset_id,
                 dataset=lent.original_dataset,

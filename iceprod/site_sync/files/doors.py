@@ -12,6 +12,7 @@ from iceprod.model.location import Location, parse_location
 from iceprod.model.task import parse_task_id
 from iceprod.movers.base import Access, AddressPolicy, Credential, Mover
 from iceprod.services.files import DATASET_TEMP, JOB_TEMP
+from iceprod.site_sync.files.tokens import ErrandTokens
 
 CONNECT_S: Final = 20.0
 STALL_S: Final = 60.0
@@ -66,8 +67,9 @@ def spot_of(names: tuple[str, ...]) -> Spot:
 class Doorway:
     """Reaches files of parents by the tokens of errands."""
 
-    def __init__(self, mover: Mover, doors: Doors, *, policy: AddressPolicy) -> None:
+    def __init__(self, mover: Mover, doors: Doors, *, tokens: ErrandTokens, policy: AddressPolicy) -> None:
         self.mover = mover
+        self._tokens = tokens
         self._doors = doors
         self._policy = policy
 
@@ -75,17 +77,18 @@ class Doorway:
         """Where the file is that a file here stands for, and how it is reached to send it so much.
 
         Raises:
-            Unavailable: the parent is none any more.
+            Unavailable: the parent is none any more, or the errand's token cannot be opened.
         """
         door = await self._doors(errand.parent)
         if door is None:
             raise Unavailable(f"there is no way to {errand.parent}")
         root = parse_location(door.url)
         path = "/".join((root.path.rstrip("/"), "files", *spot.names_there(errand)))
+        token = await self._tokens.open(errand)
         shown = None if door.certificate is None else Credential("x509", door.certificate)
         access = Access(
             policy=self._policy,
-            credential=Credential("token", errand.token.encode()),
+            credential=Credential("token", token.encode()),
             certificate=shown,
             ca_path=door.ca_path,
             connect_timeout_s=CONNECT_S,
