@@ -24,7 +24,8 @@ class Principal:
     """One caller; ``id`` is the user name, pilot id, site id or task id.
 
     ``certificate`` is the subject of a client certificate that is nobody's, of an anonymous
-    caller who has shown one.
+    caller who has shown one.  ``shown_by`` is the site that has shown the token of a task, by
+    its certificate; empty if none has, and None where it could not have.
     """
 
     kind: PrincipalKind
@@ -32,6 +33,7 @@ class Principal:
     groups: frozenset[str] = frozenset()
     lease_id: str = ""  # for a task: the attempt that its token was made for
     certificate: str = ""
+    shown_by: str | None = None
 
     @property
     def is_admin(self) -> bool:

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from iceprod.errors import AccessDenied, NotAuthenticated, NotFoundError
+from iceprod.model.federation import site_of
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_task_id
 
@@ -305,7 +306,8 @@ def _is_own(principal: Principal, *, owner: str, pilot_id: str, task_id: str) ->
     if principal.kind is PrincipalKind.USER:
         return principal.id == owner
     if principal.kind is PrincipalKind.TASK:
-        return principal.id == task_id
+        # What a site runs, it reports by itself: its tokens are for files.
+        return principal.id == task_id and not site_of(pilot_id)
     return bool(pilot_id) and principal.holder == pilot_id
 
 

@@ -74,6 +74,8 @@ class Refusals:
         """A call was refused: kept if a site made it, or whoever wanted to be taken for one."""
         if principal.kind is PrincipalKind.SITE or principal.certificate or action.startswith("site."):
             self.note(principal.id or principal.certificate, action, error.message)
+        elif principal.shown_by:
+            self.note(principal.shown_by, action, error.message)
 
     def note_token(self, error: IceProdError) -> None:
         """The token of a site was shown that is none, or no longer."""

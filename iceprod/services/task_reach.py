@@ -13,13 +13,13 @@ from iceprod.errors import FormatError, InputError, LeaseLost
 from iceprod.model.config import options_for
 from iceprod.model.dataset import Dataset
 from iceprod.model.federation import Original
-from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.location import Location, parse_location
 from iceprod.model.plan import File, Needs, TaskRun, Transfer, expand_task
 from iceprod.model.principal import Principal
 from iceprod.model.task import Task
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.foreign import NO_FOREIGN, Foreign
+from iceprod.services.holding import held
 from iceprod.services.materialise import dataset_number
 from iceprod.services.recovering import NEVER, Recovering
 from iceprod.store.base import Store
@@ -69,13 +69,9 @@ class TaskReach:
         """What the task that calls may reach.
 
         Raises:
-            LeaseLost: it is somebody else's by now, or was stopped.
-            Unavailable: that is not known for sure yet.
+            AccessDenied, LeaseLost, Unavailable: as `holding.held`.
         """
-        task = await self._store.tasks.get(principal.id)
-        if task is None or task.status is not TaskStatus.PROCESSING or task.lease_id != principal.lease_id:
-            self._recovering.check()
-            raise LeaseLost(f"task {principal.id} is no longer held by this lease", task_id=principal.id)
+        task = await held(self._store, principal, recovering=self._recovering)
         dataset = await self._catalogue.get(task.dataset_id)
         inputs, outputs = await self._named(task, dataset, dataset.config_version)
         if dataset.config_version > 1:

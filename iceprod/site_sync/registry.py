@@ -9,10 +9,17 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from iceprod.clock import Clock
-from iceprod.errors import AccessDenied, ConflictError, InputError, InvalidTransition, NotFoundError
+from iceprod.errors import (
+    AccessDenied,
+    ConflictError,
+    IceProdError,
+    InputError,
+    InvalidTransition,
+    NotFoundError,
+)
 from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerState, PeerStatus, holder_of
 from iceprod.model.principal import Principal
 from iceprod.model.values import value
@@ -27,6 +34,8 @@ from iceprod.site_sync.as_parent.authority import Authority
 from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
 from iceprod.store.base import AuditEntry, Store
 from iceprod.store.federation import PeerPatch
+
+E = TypeVar("E", bound=IceProdError)
 
 _BULK: Final = 1000
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -114,6 +123,11 @@ class Registry:
         authorization.check(principal, "site.get")
         return await self.known(await self._one(name, role))
 
+    def refused(self, principal: Principal, action: str, error: E) -> E:
+        """Note in the audit trail that a site is refused what it asks for, which ``error`` tells it."""
+        self._refusals.note_call(principal, action, error)
+        return error
+
     async def child(self, principal: Principal, *, term: int | None = None) -> Peer:
         """The child that calls, in the ``term`` that it tells, if any.
 
@@ -124,8 +138,7 @@ class Registry:
         peer = await self._store.peers.get(PeerRole.CHILD, principal.id)
         if peer is None or peer.is_gone:
             error = AccessDenied(f"the site {principal.id} has not joined this one")
-            self._refusals.note_call(principal, "site.call", error)
-            raise error
+            raise self.refused(principal, "site.call", error)
         if term not in (None, self.term):
             raise ConflictError(_other_term(self.name, term, self.term), term=self.term)
         return peer

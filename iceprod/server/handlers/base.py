@@ -5,15 +5,23 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 import structlog
 from tornado.web import HTTPError, RequestHandler
 
-from iceprod.errors import IceProdError, InputError, NotAuthenticated
-from iceprod.model.principal import ANONYMOUS, Principal
+from iceprod.errors import (
+    AccessDenied,
+    IceProdError,
+    InputError,
+    LeaseLost,
+    NotAuthenticated,
+    NotFoundError,
+)
+from iceprod.model.principal import ANONYMOUS, Principal, PrincipalKind
 from iceprod.server import client_certificate, errors, security
 from iceprod.server.context import ProcessContext, Services
 from iceprod.services import authorization
@@ -58,6 +66,13 @@ def logged_path(path: str) -> str:
     """A path as it may stand in a log: without the secret that it may hold."""
     head, sign, _secret = path.partition("/iup_")
     return (f"{head}/…" if sign else path)[:300]
+
+
+def _is_refusal(error: BaseException | None) -> TypeGuard[IceProdError]:
+    """Whether somebody wanted what is none of his, and not only what is not there."""
+    if isinstance(error, NotFoundError):
+        return error.detail.get("kind") == "file area"
+    return isinstance(error, AccessDenied | LeaseLost | NotAuthenticated)
 
 
 class BaseHandler(RequestHandler):
@@ -134,7 +149,15 @@ class BaseHandler(RequestHandler):
         if token is None:
             return await session_principal(self) or await client_certificate.principal_of(self)
         found = self.services.accounts.authenticate(token)
-        return found if isinstance(found, Principal) else await found
+        known = found if isinstance(found, Principal) else await found
+        return await self._as_shown(known) if known.kind is PrincipalKind.TASK else known
+
+    async def _as_shown(self, task: Principal) -> Principal:
+        """A task with the site that shows its token, where sites come with their certificates."""
+        by = await client_certificate.principal_of(self)
+        if by.kind is PrincipalKind.SITE:
+            return replace(task, shown_by=by.id)
+        return replace(task, shown_by="") if self.request.protocol == "https" else task
 
     def argument(self, name: str, default: str = "") -> str:
         """A single query or form value, trimmed.
@@ -169,6 +192,9 @@ class BaseHandler(RequestHandler):
         wait = errors.retry_after(error)
         if wait:
             self.set_header("Retry-After", wait)
+        if _is_refusal(error):
+            action = self.actions.get(self.request.method or "", self.request.path)
+            self.services.federation.refusals.note_call(self.principal, action, error)
         if isinstance(error, NotAuthenticated):
             self.set_header("WWW-Authenticate", 'Bearer realm="iceprod"')
 

@@ -164,7 +164,8 @@ class Lending:
         peer = await self._registry.child(principal, term=message.term)
         dataset = await self._catalogue.get(message.dataset_id)
         if not await self._may_know(peer, dataset):
-            raise NotFoundError("dataset", message.dataset_id)
+            error = NotFoundError("dataset", message.dataset_id)
+            raise self._registry.refused(principal, "site.dataset", error)
         told, version = told_of(dataset), message.config_version
         self._keeping.has_told(peer.name, told)
         if version is None:
