@@ -24,8 +24,10 @@ from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Requirements
 from iceprod.model.task import Lease, Move, Moved, Outcome, Task
+from iceprod.services.bulletin import Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.events import Events
+from iceprod.services.loans import Loans
 from iceprod.services.logs import LogService
 from iceprod.services.mirrors import Mirrors
 from iceprod.services.reporting import Report
@@ -119,6 +121,7 @@ class Process:
             foreign=self.errands,
             events=events,
             registry=self.registry,
+            loans=Loans(Draft(is_alone=True)),
         )
         mirrors = Mirrors(
             store,

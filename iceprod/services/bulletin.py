@@ -45,6 +45,10 @@ Charge = tuple[str, str, float, float]
 """Group, owner, cores that more (or fewer) are running, core hours used."""
 
 
+Loan = tuple[str, int, float]
+"""The site that tasks were lent to, how many, and its share."""
+
+
 class HolderState(msgspec.Struct, frozen=True):
     """What the holder of the duties knows best: fair-share usage as of an instant, and the grids."""
 
@@ -61,6 +65,13 @@ class Sample(msgspec.Struct, frozen=True):
     at: float
 
 
+class Sighting(msgspec.Struct, frozen=True):
+    """How another site was seen: of its ``state`` only ``fields`` are news, each as of an instant."""
+
+    state: PeerState
+    fields: dict[str, float]
+
+
 class Bulletin(msgspec.Struct, omit_defaults=True):
     """One message.  ``gone`` and ``ready`` are task ids by class id, ``gone`` comes first."""
 
@@ -73,7 +84,8 @@ class Bulletin(msgspec.Struct, omit_defaults=True):
     charges: list[Charge] = []
     events: list[tuple[EventKind, str]] = []
     pilots: list[PilotPatch] = []
-    peers: list[PeerState] = []
+    sightings: list[Sighting] = []
+    loans: list[Loan] = []
     samples: list[Sample] = []
     state: HolderState | None = None
 
@@ -150,7 +162,8 @@ def together(bulletins: Iterable[tuple[str, Bulletin]]) -> Bulletin:
         all_told.classes += bulletin.classes
         all_told.charges += bulletin.charges
         all_told.pilots += bulletin.pilots
-        all_told.peers += bulletin.peers
+        all_told.sightings += bulletin.sightings
+        all_told.loans += bulletin.loans
         all_told.samples += bulletin.samples
         all_told.state = bulletin.state or all_told.state
     for own in tasks.values():
@@ -178,7 +191,7 @@ class Draft:
         self._tasks = _Tasks()
         self._events: dict[tuple[EventKind, str], None] = {}
         self._patches: dict[str, PilotPatch] = {}
-        self._peers: dict[tuple[PeerRole, str], PeerState] = {}
+        self._sightings: dict[tuple[PeerRole, str], Sighting] = {}
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
@@ -230,10 +243,21 @@ class Draft:
             self._patches[patch.pilot_id] = patch
             self._written()
 
-    def heard_of(self, states: Iterable[PeerState]) -> None:
-        """Other sites were heard of; the last word counts."""
+    def heard_of(self, sightings: Iterable[Sighting]) -> None:
+        """Other sites were heard of; of each field the last word counts."""
+        if self._is_quiet:
+            return
+        for sighting in sightings:
+            key = sighting.state.role, sighting.state.name
+            former = self._sightings.get(key)
+            fields = {**former.fields, **sighting.fields} if former else sighting.fields
+            self._sightings[key] = Sighting(sighting.state, fields)
+        self._written()
+
+    def lent(self, loan: Loan) -> None:
+        """Tasks were lent to a site."""
         if not self._is_quiet:
-            self._peers |= {(state.role, state.name): state for state in states}
+            self._bulletin.loans.append(loan)
             self._written()
 
     def sampled(self, points: Iterable[Sample]) -> None:
@@ -260,7 +284,7 @@ class Draft:
         self._tasks.write_to(bulletin)
         bulletin.events = list(self._events)
         bulletin.pilots = list(self._patches.values())
-        bulletin.peers = list(self._peers.values())
+        bulletin.sightings = list(self._sightings.values())
         bulletin.charges = [(*leaf, cores, hours) for leaf, cores, hours in charges]
         self._clear()
         self.filled.clear()

@@ -13,6 +13,7 @@ from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.duty import DutyHolder
 from iceprod.services.events import Event, EventKind, Events
 from iceprod.services.grids import GridController
+from iceprod.services.loans import Loans
 from iceprod.services.materialise import Materialiser
 from iceprod.services.peer_states import PeerStates
 from iceprod.services.pilots import PilotService
@@ -42,6 +43,7 @@ class Hearing:
     reports: Reports
     grids: GridController
     peers: PeerStates
+    loans: Loans
 
     async def hear(self, bulletin: Bulletin) -> None:
         """Another process has told this."""
@@ -53,7 +55,8 @@ class Hearing:
             self.transitions.moved_elsewhere(gone=bulletin.gone, ready=bulletin.ready)
             self.scheduler.charged_elsewhere(bulletin.charges)
             self.reports.sampled_elsewhere(bulletin.samples)
-            self.peers.seen_elsewhere(bulletin.peers)
+            self.peers.seen_elsewhere(bulletin.sightings)
+            self.loans.lent_elsewhere(bulletin.loans)
             if bulletin.state is not None:
                 self._stands(bulletin.state)
         await self._pilots(bulletin)

@@ -6,15 +6,11 @@ look here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from iceprod.model.pilot import Pilot, PilotStatus
 from iceprod.model.resources import DIMENSIONS, Offer, Resources
-
-_TRUSTED_S: Final = 3600.0
-"""For how long it is believed what slots another site has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +23,19 @@ class GridSlot:
 
 @dataclass(frozen=True, slots=True)
 class SiteSlots:
-    """The kinds of slots that another site has told of, and when."""
+    """The kinds of slots that another site has told of."""
 
     site: str
     offers: tuple[Offer, ...]
-    told_at: float
 
 
 class Slots:
-    """Live pilots by id, grids, and other sites that ask for work."""
+    """Live pilots by id, grids, and, as ``sites`` tells, other sites that ask for work."""
 
-    def __init__(self) -> None:
+    def __init__(self, sites: Callable[[], Sequence[SiteSlots]] = tuple) -> None:
         self.pilots: dict[str, Pilot] = {}
         self.grids: tuple[GridSlot, ...] = ()
-        self.sites: tuple[SiteSlots, ...] = ()
+        self.sites = sites
 
     def load(self, pilots: Iterable[Pilot]) -> None:
         """Take over the pilots that an earlier process knew."""
@@ -66,12 +61,6 @@ class Slots:
         """Take note of what the grids offer."""
         self.grids = tuple(grids)
 
-    def set_site(self, told: SiteSlots) -> None:
-        """Take note of what another site offers, and forget those that have told nothing for long."""
-        before = told.told_at - _TRUSTED_S
-        others = [site for site in self.sites if site.site != told.site and site.told_at > before]
-        self.sites = tuple(sorted((*others, told), key=lambda site: site.site))
-
     def running(self) -> list[Pilot]:
         """The pilots that have been heard of and still take tasks."""
         return [pilot for pilot in self.pilots.values() if pilot.status is PilotStatus.RUNNING]
@@ -79,7 +68,7 @@ class Slots:
     def largest(self) -> Resources | None:
         """The most of each resource that any slot has, or None if there is no slot."""
         offers = [p.offer.resources for p in self.pilots.values()] + [g.offer.resources for g in self.grids]
-        offers += [offer.resources for site in self.sites for offer in site.offers]
+        offers += [offer.resources for site in self.sites() for offer in site.offers]
         if not offers:
             return None
         return Resources(**{name: max(getattr(offer, name) for offer in offers) for name in DIMENSIONS})

@@ -192,7 +192,7 @@ class Why:
             yield "pilot", name, "", pilot.offer
         for grid in self._slots.grids:
             yield "grid", grid.grid, "", grid.offer
-        for told in self._slots.sites:
+        for told in self._slots.sites():
             for offer in told.offers:
                 yield "site", told.site, told.site, offer
 

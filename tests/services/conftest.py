@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_sharing import MemorySharing
-from site_harness import Site, open_site, open_sites
+from process_harness import sites_in_memory, sites_of, two
+from site_harness import Site, open_site
 
-from iceprod.store.base import Store
-from iceprod.store.mongo import MongoStore
-from iceprod.store.sqlite import SqliteStore
-from tests.store import mongo_server
+__all__ = ["site", "site_with", "sites_in_memory", "sites_of", "two"]
 
 
 @pytest.fixture
@@ -33,65 +30,3 @@ async def site_with(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Sit
             return await stack.enter_async_context(open_site(tmp_path, **sections))
 
         yield make
-
-
-@asynccontextmanager
-async def _one_store(folder: Path, number: int) -> AsyncIterator[list[Store]]:
-    """One store that all processes have in common, with what they share in memory."""
-    store = SqliteStore(folder / "iceprod.db", synchronous="OFF")
-    store.sharing = MemorySharing()
-    await store.open()
-    try:
-        yield [store] * number
-    finally:
-        await store.close()
-
-
-@asynccontextmanager
-async def _stores_of_a_server(number: int) -> AsyncIterator[list[Store]]:
-    """A store for each process, all on one database."""
-    async with AsyncExitStack() as stack:
-        url = stack.enter_context(mongo_server.database())
-        stores: list[Store] = [MongoStore(url) for _ in range(number)]
-        for store in stores:
-            await store.open()
-            stack.push_async_callback(store.close)
-        yield stores
-
-
-_NO_SERVER = pytest.mark.skipif(not mongo_server.is_there(), reason=mongo_server.ABSENT)
-MakeSites = Callable[[int], Awaitable[list[Site]]]
-
-
-@asynccontextmanager
-async def _site_maker(folder: Path, *, in_memory: bool) -> AsyncIterator[MakeSites]:
-    async with AsyncExitStack() as stack:
-
-        async def make(number: int) -> list[Site]:
-            opening = _one_store(folder, number) if in_memory else _stores_of_a_server(number)
-            stores = await stack.enter_async_context(opening)
-            return await stack.enter_async_context(open_sites(stores, folder))
-
-        yield make
-
-
-@pytest.fixture(params=["memory", pytest.param("mongo", marks=[pytest.mark.mongo, _NO_SERVER])])
-async def sites_of(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakeSites]:
-    """Makes so many processes that share one store."""
-    async with _site_maker(tmp_path, in_memory=request.param == "memory") as make:
-        yield make
-
-
-@pytest.fixture
-async def sites_in_memory(tmp_path: Path) -> AsyncIterator[MakeSites]:
-    """The same, where what they share lies in memory and can be tampered with."""
-    async with _site_maker(tmp_path, in_memory=True) as make:
-        yield make
-
-
-@pytest.fixture
-async def two(sites_of: MakeSites) -> AsyncIterator[list[Site]]:
-    """Two processes that share one store, and never miss any news of each other."""
-    sites = await sites_of(2)
-    yield sites
-    assert [site.services.news.looks for site in sites] == [0, 0]

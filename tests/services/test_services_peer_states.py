@@ -19,7 +19,7 @@ async def test_what_was_seen_outlasts_the_process(site):
     states.saw(CHILD, "desy", dead=1)
 
     await states.save()
-    later = PeerStates(site.store.values, draft=Draft(is_alone=True))
+    later = PeerStates(site.store.values, draft=Draft(is_alone=True), clock=site.clock)
     await later.load()
 
     assert states.of(CHILD, "desy") == PeerState(CHILD, "desy", 5.0, waiting=3, dead=1)
@@ -57,7 +57,7 @@ async def test_what_could_not_be_saved_is_saved_later(site):
         async def put(self, *_: object, **__: object) -> None:
             raise StoreUnavailable("away")
 
-    states = PeerStates(Away(), draft=Draft(is_alone=True))
+    states = PeerStates(Away(), draft=Draft(is_alone=True), clock=site.clock)
     states.saw(CHILD, "desy", contact_at=5.0)
 
     with pytest.raises(StoreUnavailable):

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from process_harness import sites_of, two
 from site_harness import Site, open_site
+
+__all__ = ["site", "sites_of", "two"]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ _ADVICE = {
 
 async def look(store: Store, settings: Settings) -> list[Finding]:
     """One finding for each thing that is wrong with a site, or one that all is well."""
-    peers = PeerStates(store.values, draft=Draft(is_alone=True))
+    peers = PeerStates(store.values, draft=Draft(is_alone=True), clock=clocks.now)
     await peers.load()
     overview = Overview(
         store,
