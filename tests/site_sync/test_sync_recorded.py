@@ -31,6 +31,8 @@ EXCHANGES = [
     for number, exchange in enumerate(exchanges)
 ]
 REGISTRY = build_registry()
+NEWER: dict[int, set[str]] = {1: {"site.reclaim"}, 2: set()}
+"""What can't be said in a version, though it can in a later one."""
 
 
 def request_of(exchange: dict[str, Any], message: Any) -> msgspec.Struct:
@@ -104,5 +106,5 @@ def test_everything_that_can_be_said_was_recorded(version: int) -> None:
         for action, row in TABLE.items()
         if action.startswith("site.") and row[PrincipalKind.SITE] is Scope.OWN
     }
-    assert methods == of_sites
+    assert methods == of_sites - NEWER[version]
     assert kinds == set(OperationKind) - {OperationKind.FILE}  # those are sent to the file store
