@@ -13,7 +13,8 @@ from iceprod.model.lifecycle import JobStatus, TaskStatus, roll_up_dataset
 class Dataset:
     """One submission: a configuration and ``jobs_wanted`` jobs of it.
 
-    ``number`` is small, ascending and for people; ``jobs_made`` jobs have been materialised.
+    ``number`` is small, ascending and for people; ``jobs_made`` jobs have been materialised, and
+    ``jobs_removed`` of them forgotten since.
     ``depends`` lists for each task the indices of the tasks of the same job that it needs,
     ``external`` what it needs of other datasets, as ``(dataset_id, task_index)``: the same
     job there.
@@ -43,6 +44,7 @@ class Dataset:
     retain_until: float | None = None
     source: str = ""  # PARENT/ID of the dataset of another site that it stands for; see `is_mirror`
     sites: SiteRules = ANYWHERE  # where its tasks may run
+    jobs_removed: int = 0
 
     @property
     def is_mirror(self) -> bool:
@@ -62,7 +64,7 @@ class Dataset:
         if self.suspended:
             return JobStatus.SUSPENDED
         wanted = self.jobs_made if self.truncated else self.jobs_wanted
-        status = roll_up_dataset(jobs, jobs_wanted=wanted)
+        status = roll_up_dataset(jobs, jobs_wanted=wanted - self.jobs_removed)
         if self.always_active and status is not JobStatus.SUSPENDED:
             return JobStatus.PROCESSING
         return status

@@ -64,6 +64,20 @@ class _Known:
     dataset: Dataset
     configs: set[int] = field(default_factory=set)
     jobs: int = 0
+    kept: set[int] = field(default_factory=set)  # of a dataset of which some were forgotten: their indices
+
+    def meet(self, index: int) -> bool:
+        """A job comes; whether no more are missing before it than were forgotten."""
+        removed = self.dataset.jobs_removed
+        follows = self.jobs <= index <= self.jobs + removed
+        self.jobs += 1
+        if removed:
+            self.kept.add(index)
+        return follows
+
+    def has(self, index: int) -> bool:
+        """Whether a job was met."""
+        return index in self.kept if self.dataset.jobs_removed else index < self.jobs
 
 
 class _Look:
@@ -106,8 +120,9 @@ class _Look:
             dataset = known.dataset
             if kind is Kind.CONFIG and dataset.config_version not in known.configs:
                 self.tell(f"dataset {number} has no configuration {dataset.config_version}")
-            if kind is Kind.JOB and known.jobs != dataset.jobs_made:
-                self.tell(f"dataset {number} has {known.jobs} jobs, not {dataset.jobs_made} as it says")
+            wanted = dataset.jobs_made - dataset.jobs_removed
+            if kind is Kind.JOB and known.jobs != wanted:
+                self.tell(f"dataset {number} has {known.jobs} jobs, not {wanted} as it says")
 
     def _dataset(self, record: Record) -> None:
         self._datasets[int(record.key[0])] = _Known(cast(Dataset, record.value))
@@ -129,9 +144,8 @@ class _Look:
         if known is None:
             self.tell(f"job {_place(record)} is of no dataset")
             return
-        if int(record.key[1]) != known.jobs:
+        if not known.meet(int(record.key[1])):
             self.tell(f"job {_place(record)} follows no other")
-        known.jobs += 1
         value = cast(JobRecord, record.value)
         if [task.task_index for task in value.tasks] != list(range(len(value.tasks))) or not value.tasks:
             self.tell(f"job {_place(record)} lacks tasks")
@@ -140,7 +154,7 @@ class _Look:
 
     def _of_task(self, record: Record) -> None:
         known = self._datasets.get(int(record.key[0]))
-        if known is None or int(record.key[1]) >= known.jobs:
+        if known is None or not known.has(int(record.key[1])):
             kind = "log" if len(record.key) > 4 else "attempt"
             self.tell(f"{kind} {_place(record)} is of no task")
 

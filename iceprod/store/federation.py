@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from iceprod.model.federation import (
     Backlog,
@@ -22,6 +22,10 @@ from iceprod.model.federation import (
     Queued,
 )
 from iceprod.model.paging import Page, Slice
+
+
+MOST_COUNTED: Final = 10_000
+"""How far the outbox is counted: beyond that it matters only that much waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,12 @@ class ErrandRepository(ABC):
         """How many errands of a parent stand where."""
 
     @abstractmethod
-    async def forget(self, before: float, limit: int) -> int:
-        """Drop errands that were closed before that instant, ``limit`` at most; how many."""
+    async def closed(self, before: float, limit: int) -> list[Errand]:
+        """Errands that were closed before that instant, in the order of that, ``limit`` at most."""
+
+    @abstractmethod
+    async def forget(self, task_ids: Sequence[str]) -> int:
+        """Drop closed errands; how many."""
 
 
 class OutboxRepository(ABC):
@@ -154,7 +162,10 @@ class OutboxRepository(ABC):
 
     @abstractmethod
     async def backlog(self, peer: str) -> Backlog:
-        """How much waits for a peer, and since when."""
+        """How much waits for a peer, up to `MOST_COUNTED` each, and since when.
+
+        It is asked with every message, so what it costs is bounded, however much waits.
+        """
 
 
 class FederationStore:

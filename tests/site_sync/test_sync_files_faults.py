@@ -18,6 +18,7 @@ from iceprod.model.file import Quota
 from iceprod.model.lifecycle import TaskEvent
 from iceprod.services.temp_areas import TempAreas, TempLimits
 from iceprod.site_sync.files import fetching as file_fetching
+from iceprod.store.base import Store
 
 BIG = os.urandom(3_000_000)
 HOUR = 3600.0
@@ -219,6 +220,10 @@ async def test_what_a_lost_task_has_left_goes(pair: Chain):
     assert (before, [each.path for each in after]) == ([], [running.job_area])
 
 
+async def forget_errands(store: Store, before: float) -> int:
+    return await store.errands.forget([each.task_id for each in await store.errands.closed(before, 100)])
+
+
 async def test_files_of_errands_that_were_forgotten_go_when_they_are_old(pair: Chain):
     await pair.lend(task("gen"))
     running = await pair.running()
@@ -227,7 +232,7 @@ async def test_files_of_errands_that_were_forgotten_go_when_they_are_old(pair: C
     await pair.tell()
     site = pair.child.site
     site.clock.now = time.time()
-    assert await site.store.errands.forget(site.clock.now + HOUR, 100) == 1
+    assert await forget_errands(site.store, site.clock.now + HOUR) == 1
 
     before = await areas_of(pair).clean()
     site.advance(HOUR + 10)

@@ -221,7 +221,7 @@ async def test_errands_whose_ends_were_taken_in_are_found_and_opened_again(store
 
     assert await store.errands.open("north", None, 9) == [errand(0), errand(3), errand(4)]
     assert await store.errands.ended("north", None, 9) == ended[1:2]
-    assert await store.errands.forget(100.0, 9) == 3
+    assert len(await store.errands.closed(100.0, 9)) == 3
     assert await store.errands.end(["m-0-0", "m-2-0"], ENDED, now=9.0) == [True, False]
 
 
@@ -257,12 +257,14 @@ async def test_errands_are_counted_and_forgotten_when_they_were_closed_long_ago(
 
     assert await store.errands.counts("north") == {OPEN: 3, ENDED: 2, LOST: 1}
     assert await store.errands.counts("west") == {}
-    assert await store.errands.forget(10.0, 10) == 0
-    assert await store.errands.forget(15.0, 2) == 2
-    assert await store.errands.forget(15.0, 2) == 1
-    assert await store.errands.counts("north") == {OPEN: 3, LOST: 1}
-    assert await store.errands.forget(99.0, 10) == 1
-    assert await store.errands.counts("north") == {OPEN: 3}
+    assert await store.errands.closed(10.0, 10) == []
+    assert len(await store.errands.closed(15.0, 2)) == 2
+    closed = [each.task_id for each in await store.errands.closed(99.0, 10)]
+    assert sorted(closed) == ["m-0-0", "m-1-0", "m-2-0", "m-7-0"]
+    assert closed[-1] == "m-2-0"
+    assert await store.errands.forget([]) == 0
+    assert await store.errands.forget(["m-0-0", "m-2-0", "m-3-0", "nope"]) == 2
+    assert await store.errands.counts("north") == {OPEN: 3, ENDED: 1}
 
 
 # -- the outbox --------------------------------------------------------------------------------
@@ -385,6 +387,19 @@ async def test_a_backlog_tells_how_much_waits_and_since_when(store: Store):
 
     assert await store.outbox.backlog("north") == Backlog(2, 1, 4.0)
     assert await store.outbox.backlog("east") == Backlog()
+
+
+async def test_a_backlog_is_counted_so_far_and_no_further(store: Store, monkeypatch: pytest.MonkeyPatch):
+    for module in ("sqlite", "mongo"):
+        monkeypatch.setattr(f"iceprod.store.{module}.federation.MOST_COUNTED", 3)
+    await store.outbox.add([operation(name) for name in "abcdefgh"])
+    for name in "abcd":
+        await bury(store, name)
+
+    found = await store.outbox.backlog("north")
+
+    assert (found.waiting, found.dead) == (3, 3)
+    assert found.oldest_at is not None
 
 
 async def test_many_who_queue_at_once_lose_nothing_and_keep_their_order(store: Store):

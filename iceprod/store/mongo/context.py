@@ -29,6 +29,7 @@ class Context:
         self.classes = database.collection("classes")
         self.jobs = database.collection("jobs")
         self.attempts = database.collection("attempts")
+        self.logs = database.collection("logs")
         self.sequences = database.collection("sequences")
         self.files = database.collection("files")
         self.stored = database.collection("stored")

@@ -41,8 +41,9 @@ from iceprod.store.mongo.documents import (
     task_counts,
 )
 from iceprod.store.mongo.effects import OWES
-from iceprod.store.mongo.pending import Making, complete, pending, starting
+from iceprod.store.mongo.pending import Making, complete, pending, rolled_up, starting, without_pending
 from iceprod.store.mongo.recount import recount
+from iceprod.store.mongo.removal import remove_jobs
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class MongoDatasets(DatasetRepository):
             changes["sites"] = sites_document(patch.sites)
         tries = 0
         while (document := await self._datasets.find_one({"_id": dataset_id})) is not None:
-            wanted = _rolled_up({**document, **changes}, now=now)
+            wanted = rolled_up({**document, **changes}, now=now)
             fields = {
                 name: wanted[name]
                 for name in (*changes, "status", "status_changed_at")
@@ -154,6 +155,13 @@ class MongoDatasets(DatasetRepository):
         making = Making.of(first_job, class_ids)
         making_them = self._materialise(dataset_id, making, len(class_ids), now=now)
         return await self._context.whole(self._noting(dataset_id, making_them))
+
+    async def remove_jobs(self, dataset_id: str, jobs: Sequence[int], *, now: float) -> int:
+        """See the port."""
+        if not jobs:
+            return 0
+        removing = remove_jobs(self._context, dataset_id, sorted(set(jobs)), now=now)
+        return await self._context.whole(self._noting(dataset_id, removing))
 
     async def progress(self, dataset_id: str) -> Progress:
         """See the port."""
@@ -214,19 +222,11 @@ class MongoDatasets(DatasetRepository):
         await complete(self._context, document)
         return kept
 
-    async def _ready(self, dataset_id: str) -> Document | None:
-        """A dataset for which nothing is pending."""
-        while True:
-            document = await self._datasets.find_one({"_id": dataset_id})
-            if document is None or "pending" not in document:
-                return document
-            await complete(self._context, document)
-
     async def _set_config(
         self, dataset_id: str, config: DatasetConfig, *, expected_version: int, now: float
     ) -> Dataset | None:
         tries = 0
-        while (document := await self._ready(dataset_id)) is not None:
+        while (document := await without_pending(self._context, dataset_id)) is not None:
             if document["config_version"] != expected_version:
                 return None
             changed = await self._datasets.change(
@@ -265,7 +265,7 @@ class MongoDatasets(DatasetRepository):
         self, dataset_id: str, making: Making, number: int, *, now: float
     ) -> Materialised | None:
         tries = 0
-        while (document := await self._ready(dataset_id)) is not None:
+        while (document := await without_pending(self._context, dataset_id)) is not None:
             if document["jobs_made"] != making.first:
                 return None
             if making.first + number > MAX_JOBS:
@@ -291,7 +291,7 @@ class MongoDatasets(DatasetRepository):
                     ready[f"ready.{class_id}"] = ready.get(f"ready.{class_id}", 0) + times
         jobs = dict(document["jobs"])
         jobs[JobStatus.PROCESSING.value] = jobs.get(JobStatus.PROCESSING.value, 0) + number
-        after = _rolled_up({**document, "jobs": jobs, "jobs_made": making.first + number}, now=now)
+        after = rolled_up({**document, "jobs": jobs, "jobs_made": making.first + number}, now=now)
         return {
             "$set": {
                 **{name: after[name] for name in ("status", "status_changed_at", "jobs_made")},
@@ -305,14 +305,6 @@ class MongoDatasets(DatasetRepository):
                 **ready,
             },
         }
-
-
-def _rolled_up(document: Document, *, now: float) -> Document:
-    """A dataset's document with the status that follows from the rest of it."""
-    status = dataset_of(document).rolled_up(job_counts(document)).value
-    if status == document["status"]:
-        return document
-    return {**document, "status": status, "status_changed_at": now}
 
 
 def _condition(wanted: DatasetFilter) -> dict[str, Any]:

@@ -41,9 +41,11 @@ _PLAIN: Final = (
     "config_version", "description", "priority", "truncated", "suspended", "always_active",
     "jobs_immutable", "debug", "public", "retain_until",
 )  # fmt: skip
-DATASET_FIELDS: Final = ("status", "graph", "source", "sites", *_PLAIN)
+DATASET_FIELDS: Final = ("status", "graph", "source", "sites", "jobs_removed", *_PLAIN)
 """What `dataset_of` needs."""
-HEAD_FIELDS: Final = ("status", "jobs", "version", "epoch", "needed_by", "graph_version", *_PLAIN)
+HEAD_FIELDS: Final = (
+    "status", "jobs", "version", "epoch", "needed_by", "graph_version", "jobs_removed", *_PLAIN,
+)  # fmt: skip
 """What a move of tasks must know of their dataset; short, however many tasks its jobs have."""
 ATTEMPT_FIELDS: Final = (
     "lease_id", "pilot_id", "hostname", "started_at", "ended_at", "failure_class", "summary", "walltime_s",
@@ -104,6 +106,7 @@ def dataset_document(given: Dataset) -> Document:
         "graph": graph_text(given.task_names, given.depends, given.external),
         "source": given.source,
         "sites": sites_document(given.sites),
+        "jobs_removed": given.jobs_removed,
         "graph_version": 1,
         "needs": needed_datasets(given.external),
         "needed_by": [],
@@ -134,8 +137,9 @@ def _dataset(document: Mapping[str, Any], names: Any, depends: Any, external: An
         task_names=names,
         depends=depends,
         external=external,
-        source=document.get("source", ""),  # older documents do not have these two
+        source=document.get("source", ""),  # older documents do not have these three
         sites=_sites_of(document.get("sites", {})),
+        jobs_removed=document.get("jobs_removed", 0),
         **{name: document[name] for name in _PLAIN},
     )
 

@@ -24,7 +24,13 @@ from iceprod.model.federation import (
 )
 from iceprod.model.paging import Page, Slice
 from iceprod.store import cursors
-from iceprod.store.federation import ErrandRepository, OutboxRepository, PeerPatch, PeerRepository
+from iceprod.store.federation import (
+    MOST_COUNTED,
+    ErrandRepository,
+    OutboxRepository,
+    PeerPatch,
+    PeerRepository,
+)
 from iceprod.store.mongo.client import (
     ASCENDING,
     DESCENDING,
@@ -158,12 +164,16 @@ class MongoErrands(ErrandRepository):
         found = await self._errands.aggregate([{"$match": {"parent": parent}}, group])
         return {ErrandStatus(one["_id"]): int(one["sum"]) for one in found}
 
-    async def forget(self, before: float, limit: int) -> int:
+    async def closed(self, before: float, limit: int) -> list[Errand]:
         """See the port."""
-        found = await self._errands.find(
-            {"ended_at": {"$lt": before}}, ("_id",), sort=[("ended_at", ASCENDING)], limit=limit
-        )
-        return await self._errands.delete({"_id": {"$in": [one["_id"] for one in found]}}) if found else 0
+        where = {"ended_at": {"$lt": before}}
+        found = await self._errands.find(where, sort=[("ended_at", ASCENDING)], limit=limit)
+        return list(map(errand_of, found))
+
+    async def forget(self, task_ids: Sequence[str]) -> int:
+        """See the port."""
+        where = {"_id": {"$in": sorted(set(task_ids))}, "status": {"$ne": _OPEN}}
+        return await self._errands.delete(where) if task_ids else 0
 
     async def _all(self, where: Document) -> list[Errand]:
         return list(map(errand_of, await self._errands.find(where)))
@@ -252,8 +262,8 @@ class MongoOutbox(OutboxRepository):
         """See the port."""
         waiting, dead = {"peer": peer, "dead": False}, {"peer": peer, "dead": True}
         number, buried, first = await together(
-            self._outbox.count(waiting),
-            self._outbox.count(dead),
+            self._outbox.count(waiting, most=MOST_COUNTED),
+            self._outbox.count(dead, most=MOST_COUNTED),
             self._outbox.find(waiting, ("at",), sort=[("number", ASCENDING)], limit=1),
         )
         return Backlog(number, buried, first[0]["at"] if first else None)

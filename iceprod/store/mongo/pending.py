@@ -21,10 +21,13 @@ from iceprod.store.mongo.documents import (
     IDLE,
     WAITING,
     config_document,
+    dataset_of,
+    job_counts,
     job_document,
     new_task,
     of_dataset,
     read_graph,
+    task_key,
 )
 from iceprod.store.mongo.effects import follow
 from iceprod.store.mongo.work import JobWork
@@ -70,8 +73,12 @@ def pending(
     link: bool = False,
     making: Making | None = None,
     settle: bool = False,
+    removing: Sequence[int] = (),
 ) -> Document:
-    """What is to be done: keep a configuration, tell the datasets that are needed, make jobs, settle all."""
+    """What is to be done: keep a configuration, tell the datasets that are needed, make jobs, settle all.
+
+    Or delete the jobs of these indices.
+    """
     found: Document = {"id": context.new_batch(), "at": now}
     if config is not None:
         found["config"] = {"version": config[0], "text": config[1]}
@@ -81,7 +88,26 @@ def pending(
         found["making"] = msgspec.json.encode(making).decode()
     if settle:
         found["settle"] = True
+    if removing:
+        found["removing"] = list(removing)
     return found
+
+
+async def without_pending(context: Context, dataset_id: str) -> Document | None:
+    """A dataset's document, after what was pending for it is done."""
+    while True:
+        document = await context.datasets.find_one({"_id": dataset_id})
+        if document is None or "pending" not in document:
+            return document
+        await complete(context, document)
+
+
+def rolled_up(document: Document, *, now: float) -> Document:
+    """A dataset's document with the status that follows from the rest of it."""
+    status = dataset_of(document).rolled_up(job_counts(document)).value
+    if status == document["status"]:
+        return document
+    return {**document, "status": status, "status_changed_at": now}
 
 
 async def complete(context: Context, document: Document) -> list[tuple[str, int]]:
@@ -103,6 +129,8 @@ async def _complete(context: Context, document: Document) -> list[tuple[str, int
         released = await _make(context, document, making, now=todo["at"])
     if "settle" in todo:
         await _settle(context, document, now=todo["at"])
+    if "removing" in todo:
+        await _remove(context, document, todo["removing"])
     await context.datasets.update(
         {"_id": name, "pending.id": todo["id"]}, {"$unset": {"pending": ""}, "$inc": {"version": 1}}
     )
@@ -140,6 +168,15 @@ async def _make(context: Context, document: Document, making: Making, *, now: fl
         works = await _settle_jobs(context, [job["_id"] for job in made], outer, now=now)
         released += [task for work in works for task in work.released]
     return sorted(released, key=_place)
+
+
+async def _remove(context: Context, document: Document, jobs: Sequence[int]) -> None:
+    """Delete jobs and what is of their tasks; the dataset counts them no more."""
+    name, number, width = document["_id"], document["number"], len(document["tasks"])
+    tasks = [(job, task) for job in jobs for task in range(width)]
+    await context.logs.delete({"task_id": {"$in": [f"{name}-{job}-{task}" for job, task in tasks]}})
+    await context.attempts.delete({"key": {"$in": [task_key(number, job, task) for job, task in tasks]}})
+    await context.jobs.delete({"_id": {"$in": [job_id(name, job) for job in jobs]}})
 
 
 def starting(document: Document) -> list[str]:

@@ -174,7 +174,7 @@ async def _count(context: Context, document: Document) -> Counts:
     for index, statuses in kinds.items():
         counted.update({f"tasks.{index}.{status}": n for status, n in statuses.items()})
     counted["unfinished"] = unfinished(kinds.values())
-    counted["jobs_made"] = sum(found["n"] for found in jobs)
+    counted["jobs_made"] = sum(found["n"] for found in jobs) + document.get("jobs_removed", 0)
     return counted
 
 

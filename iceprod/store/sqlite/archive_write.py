@@ -250,7 +250,7 @@ def _into(columns: str, number: int) -> str:
 
 
 _WRITINGS: Mapping[Kind, tuple[str, Callable[[Record], Row]]] = {
-    Kind.DATASET: (_into(f"datasets ({rows.DATASET_COLUMNS})", 22), _dataset),
+    Kind.DATASET: (_into(f"datasets ({rows.DATASET_COLUMNS})", 23), _dataset),
     Kind.CONFIG: (_into("configs (number, version, text)", 3), _config),
     Kind.CLASS: (_into("classes (class_id, number, task_index, requirements)", 4), _class),
     Kind.ATTEMPT: (_into(f"attempts ({rows.ATTEMPT_COLUMNS}, kind)", 14), _attempt),

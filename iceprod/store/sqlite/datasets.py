@@ -26,6 +26,7 @@ from iceprod.store.sqlite.keys import LAST_KEY, TASK_MASK, Numbers, kind_keys
 from iceprod.store.sqlite.materialise import materialise
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.recount import correct, drift
+from iceprod.store.sqlite.removal import remove_jobs
 from iceprod.store.sqlite.states import read_dataset
 from iceprod.store.sqlite.submit import add, set_config
 from iceprod.store.sqlite.transaction import SqliteTransaction
@@ -126,6 +127,13 @@ class SqliteDatasets(DatasetRepository):
         return await self._writer.run(
             lambda transaction: materialise(transaction, number, first_job, class_ids, now=now)
         )
+
+    async def remove_jobs(self, dataset_id: str, jobs: Sequence[int], *, now: float) -> int:
+        """See the port."""
+        number = self._number(dataset_id)
+        if number is None or not jobs:
+            return 0
+        return await self._writer.run(lambda transaction: remove_jobs(transaction, number, jobs, now=now))
 
     async def progress(self, dataset_id: str) -> Progress:
         """See the port."""

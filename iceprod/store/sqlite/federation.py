@@ -24,7 +24,13 @@ from iceprod.model.federation import (
 )
 from iceprod.model.paging import Page, Slice
 from iceprod.store import cursors
-from iceprod.store.federation import ErrandRepository, OutboxRepository, PeerPatch, PeerRepository
+from iceprod.store.federation import (
+    MOST_COUNTED,
+    ErrandRepository,
+    OutboxRepository,
+    PeerPatch,
+    PeerRepository,
+)
 from iceprod.store.sqlite.keys import LAST_KEY
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.transaction import SqliteTransaction
@@ -45,10 +51,8 @@ _ADD_ERRAND: Final = (
 _ERRANDS: Final = f"SELECT {ERRAND_COLUMNS} FROM errands"
 _END: Final = "UPDATE errands SET status = ?, ended_at = ? WHERE task_id = ? AND status = 'open'"
 _REOPEN: Final = "UPDATE errands SET status = 'open', ended_at = 0 WHERE task_id = ? AND status = 'ended'"
-_FORGET: Final = (
-    "DELETE FROM errands WHERE rowid IN"
-    " (SELECT rowid FROM errands WHERE status != 'open' AND ended_at < ? ORDER BY ended_at LIMIT ?)"
-)
+_CLOSED: Final = f"{_ERRANDS} WHERE status != 'open' AND ended_at < ? ORDER BY ended_at LIMIT ?"
+_FORGET: Final = "DELETE FROM errands WHERE status != 'open' AND task_id IN (SELECT value FROM json_each(?))"
 _ADD_OPERATION: Final = (
     f"INSERT INTO outbox ({OPERATION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (peer, operation_id) DO NOTHING"
@@ -57,8 +61,9 @@ _BURY: Final = "UPDATE outbox SET reason = ?, buried_at = ? WHERE number = ? AND
 _LETTER: Final = f"SELECT {OPERATION_COLUMNS} FROM outbox WHERE number = ? AND reason IS NOT NULL"
 _DISCARD: Final = "DELETE FROM outbox WHERE number = ? AND reason IS NOT NULL"
 _BACKLOG: Final = (
-    "SELECT (SELECT count(*) FROM outbox WHERE peer = :peer AND reason IS NULL),"
-    " (SELECT count(*) FROM outbox WHERE peer = :peer AND reason IS NOT NULL),"
+    "SELECT"
+    " (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE peer = :peer AND reason IS NULL LIMIT :most)),"
+    " (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE peer = :peer AND reason IS NOT NULL LIMIT :most)),"
     " (SELECT at FROM outbox WHERE peer = :peer AND reason IS NULL ORDER BY number LIMIT 1)"
 )
 
@@ -174,10 +179,18 @@ class SqliteErrands(ErrandRepository):
         found = await self._reader.run(lambda connection: connection.execute(sql, (parent,)).fetchall())
         return {ErrandStatus(status): number for status, number in found}
 
-    async def forget(self, before: float, limit: int) -> int:
+    async def closed(self, before: float, limit: int) -> list[Errand]:
         """See the port."""
+        found = await self._reader.run(
+            lambda connection: connection.execute(_CLOSED, (before, limit)).fetchall()
+        )
+        return list(map(read_errand, found))
+
+    async def forget(self, task_ids: Sequence[str]) -> int:
+        """See the port."""
+        listed = (_text(list(task_ids)),)
         return await self._writer.run(
-            lambda transaction: transaction.connection.execute(_FORGET, (before, limit)).rowcount
+            lambda transaction: transaction.connection.execute(_FORGET, listed).rowcount
         )
 
     async def _named(self, where: str, values: tuple[str, ...], names: Sequence[str]) -> list[Errand]:
@@ -274,7 +287,7 @@ class SqliteOutbox(OutboxRepository):
     async def backlog(self, peer: str) -> Backlog:
         """See the port."""
         found = await self._reader.run(
-            lambda connection: connection.execute(_BACKLOG, {"peer": peer}).fetchone()
+            lambda connection: connection.execute(_BACKLOG, {"peer": peer, "most": MOST_COUNTED}).fetchone()
         )
         return Backlog(*found)
 

@@ -37,13 +37,13 @@ def drift(connection: sqlite3.Connection, number: int) -> list[Drift]:
     if own:
         connection.execute("BEGIN")
     try:
-        dataset_id, stored_status, made = _heading(connection, number)
+        dataset_id, stored_status, made, removed = _heading(connection, number)
         found = _jobs_drift(connection, dataset_id, number)
         found += _tasks_drift(connection, dataset_id, number)
         found += _job_counts_drift(connection, dataset_id, number)
         jobs = _jobs_counted(connection, number)
-        if made != sum(jobs):
-            found.append(Drift(dataset_id, "jobs_made", made, sum(jobs)))
+        if made != sum(jobs) + removed:
+            found.append(Drift(dataset_id, "jobs_made", made, sum(jobs) + removed))
         status = rows.JOB_CODE[_rolled_up(connection, number, jobs)]
         if status != stored_status:
             found.append(Drift(dataset_id, "status", stored_status, status))
@@ -63,7 +63,9 @@ def correct(transaction: SqliteTransaction, number: int) -> list[Drift]:
         connection.execute(_CORRECT_JOB, (counted & 0xFFFF, counted >> 16 & 0xFFFF, counted >> 32, key))
         connection.execute(_CORRECT_STATUS, (key,))
     jobs = write_counts(connection, number)
-    connection.execute("UPDATE datasets SET jobs_made = ? WHERE number = ?", (sum(jobs), number))
+    connection.execute(
+        "UPDATE datasets SET jobs_made = jobs_removed + ? WHERE number = ?", (sum(jobs), number)
+    )
     connection.execute(
         "UPDATE datasets SET status = ? WHERE number = ?",
         (rows.JOB_CODE[_rolled_up(connection, number, jobs)], number),
@@ -83,11 +85,11 @@ def write_counts(connection: sqlite3.Connection, number: int) -> list[int]:
     return jobs
 
 
-def _heading(connection: sqlite3.Connection, number: int) -> tuple[str, int, int]:
+def _heading(connection: sqlite3.Connection, number: int) -> tuple[str, int, int, int]:
     row = connection.execute(
-        "SELECT dataset_id, status, jobs_made FROM datasets WHERE number = ?", (number,)
+        "SELECT dataset_id, status, jobs_made, jobs_removed FROM datasets WHERE number = ?", (number,)
     ).fetchone()
-    return row[0], row[1], row[2]
+    return row[0], row[1], row[2], row[3]
 
 
 def _rolled_up(connection: sqlite3.Connection, number: int, jobs: Sequence[int]) -> JobStatus:

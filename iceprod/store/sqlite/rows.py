@@ -39,7 +39,7 @@ JOB_COLUMNS = "key, status, status_changed_at"
 DATASET_COLUMNS = (
     'number, dataset_id, owner, "group", status, created_at, status_changed_at, jobs_wanted, jobs_made,'
     " config_version, description, priority, truncated, suspended, always_active, jobs_immutable, debug,"
-    " public, retain_until, graph, source, sites"
+    " public, retain_until, graph, source, sites, jobs_removed"
 )
 ATTEMPT_COLUMNS = (
     "key, attempt, lease_id, pilot_id, hostname, started_at, ended_at, outcome,"
@@ -101,6 +101,7 @@ def dataset(row: Sequence[Any]) -> Dataset:
         external=external,
         source=row[20],
         sites=read_sites(row[21]),
+        jobs_removed=row[22],
     )
 
 
@@ -128,6 +129,7 @@ def dataset_row(given: Dataset) -> tuple[Any, ...]:
         graph_text(given.task_names, given.depends, given.external),
         given.source,
         sites_text(given.sites),
+        given.jobs_removed,
     )
 
 
