@@ -198,7 +198,7 @@ class DeadLetter:
 
 @value
 class Backlog:
-    """What waits to be told to a parent; ``oldest_at`` is None if nothing does."""
+    """What waits to be told to a parent, as far as it is counted; ``oldest_at`` is None if nothing does."""
 
     waiting: int = 0
     dead: int = 0

@@ -23,7 +23,6 @@ from iceprod.model.federation import (
 )
 from iceprod.model.paging import Page, Slice
 
-
 MOST_COUNTED: Final = 10_000
 """How far the outbox is counted: beyond that it matters only that much waits."""
 

@@ -137,9 +137,10 @@ class Collection:
         """The results of a pipeline."""
         return await self._link.run(lambda: self._raw.aggregate(list(pipeline)).to_list(None))
 
-    async def count(self, where: Filter) -> int:
-        """How many documents match."""
-        return await self._link.run(lambda: self._raw.count_documents(where))
+    async def count(self, where: Filter, *, most: int | None = None) -> int:
+        """How many documents match; with ``most``, no more are looked at."""
+        bound = {} if most is None else {"limit": most}
+        return await self._link.run(lambda: self._raw.count_documents(where, **bound))
 
     async def insert(self, document: Document) -> None:
         """Add a document."""
