@@ -145,8 +145,8 @@ class Process:
             forget=_forget_nothing,
             ways=Ways(name, "1", True, 0.0, 20.0),
         )
-            seal=_as_given,
         self.parent: Parent | None = None
+            seal=_as_given,
         self.is_repaired = not self.site.parent
         if self.site.parent:
             peer = Peer(self.site.parent, PeerRole.PARENT, PeerStatus.JOINED, 1.0)
@@ -440,9 +440,6 @@ async def _no_file(_: Operation) -> Sent:
     raise Unavailable("there are no files here")
 
 
-def _forget_nothing(_: str) -> None:
-    """Nobody is known by anything here."""
-
 async def _as_given(lent: Sequence[Lent]) -> list[str]:
     return [one.token for one in lent]
 
@@ -455,3 +452,6 @@ _NOBODY: Final = SimpleNamespace(
     revoke_site=_nothing,
     make_task_token=lambda *_: "token",
 )
+def _forget_nothing(_: str) -> None:
+    """Nobody is known by anything here."""
+

@@ -46,9 +46,9 @@ from iceprod.site_sync.files.doors import Door, Doorway
 from iceprod.site_sync.files.fetching import FileFetching
 from iceprod.site_sync.files.sending import FileSending
 from iceprod.site_sync.files.service import SiteFiles
-from iceprod.site_sync.registry import Registry
 from iceprod.site_sync.files.tokens import ErrandTokens
 from iceprod.store.base import Store
+from iceprod.site_sync.registry import Registry
 
 logger = structlog.get_logger(__name__)
 
