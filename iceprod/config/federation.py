@@ -40,6 +40,9 @@ class FederationSettings(Section):
     """How often the leases of tasks of other sites are renewed."""
     patience_s: Seconds = 3600.0
     """How long a task of another site may wait here before it is handed back."""
+    keep_days: Annotated[float, Field(ge=1, le=3650)] = 14.0
+    """How long tasks that were run for other sites are kept after their end, with their logs, in days; also
+    for how long a parent that was restored from a backup can be told of them again."""
 
     @property
     def own_name(self) -> str:

@@ -35,6 +35,7 @@ from iceprod.site_sync.as_child.parents import Means, Parents, Ways
 from iceprod.site_sync.as_child.renewal import Renewal
 from iceprod.site_sync.as_child.returning import Returning
 from iceprod.site_sync.as_child.settling import Settling
+from iceprod.site_sync.as_child.tidying import Tidying
 from iceprod.site_sync.as_parent.adoption import Adoption
 from iceprod.site_sync.as_parent.authority import Authority
 from iceprod.site_sync.as_parent.enrolment import Enrolment, Limits
@@ -47,8 +48,8 @@ from iceprod.site_sync.files.fetching import FileFetching
 from iceprod.site_sync.files.sending import FileSending
 from iceprod.site_sync.files.service import SiteFiles
 from iceprod.site_sync.files.tokens import ErrandTokens
-from iceprod.store.base import Store
 from iceprod.site_sync.registry import Registry
+from iceprod.store.base import Store
 
 logger = structlog.get_logger(__name__)
 
@@ -115,6 +116,13 @@ def make_federation(parts: Parts) -> Federation:
             clock=parts.clock,
             patience_s=parts.settings.federation.patience_s,
         ),
+        tidying=Tidying(
+            parts.store,
+            tasks=parts.tasks,
+            events=parts.events,
+            clock=parts.clock,
+            keep_s=parts.settings.federation.keep_days * 86400.0,
+        ),
         parents=_make_parents(parts, files),
     )
 
@@ -131,6 +139,8 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
         events=parts.events,
         room=lambda: parts.grids.unclaimed(parts.states.wanted(parts.clock() - _WAITING_S)),
         send_file=files.sending.send_file,
+        seal=_tokens(parts).seal,
+        has_files=parts.plane.files.have_files,
         forget=lambda name: identity_files(parts.settings, name).drop(),
         ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )
@@ -139,7 +149,6 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
 
 def _make_files(parts: Parts) -> SiteFiles:
     store, files, transfers = parts.store, parts.plane.files, parts.plane.transfers
-        seal=_tokens(parts).seal,
 
     async def door(parent: str) -> Door | None:
         peer = await store.peers.get(PeerRole.PARENT, parent)
@@ -168,6 +177,10 @@ def _make_files(parts: Parts) -> SiteFiles:
     )
 
 
+def _tokens(parts: Parts) -> ErrandTokens:
+    return ErrandTokens(KeyRing(parts.settings.credential_key_path))
+
+
 def make_authority(settings: Settings, *, clock: Clock) -> Authority:
     """Who vouches for the sites that join, and for this one."""
     given = settings.federation
@@ -176,10 +189,6 @@ def make_authority(settings: Settings, *, clock: Clock) -> Authority:
         folder=settings.authority_path,
         server_ca=given.server_ca,
         days=given.certificate_days,
-def _tokens(parts: Parts) -> ErrandTokens:
-    return ErrandTokens(KeyRing(parts.settings.credential_key_path))
-
-
         clock=clock,
     )
 

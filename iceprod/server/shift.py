@@ -31,9 +31,6 @@ _UPLOAD_SILENCE_S = 6 * 3600.0
 """After how long without a byte an upload is given up, and what came of it deleted."""
 _ARRIVAL_S = 120.0
 """After how long a file that is in its place, and in no catalogue yet, is put into that by somebody else."""
-_ERRANDS_S = 30 * 86400.0
-"""For how long it is remembered which tasks of other sites were run here."""
-_ERRANDS = 100_000
 
 
 def own_duties(services: Services) -> tuple[Duty, ...]:
@@ -86,7 +83,7 @@ def shared_duties(services: Services, store: Store, settings: Settings) -> tuple
         Duty("take tasks back from revoked sites", 60.0, services.federation.registry.take_back),
         Duty("tell how things stand", 5.0, services.hearing.tell_state),
         Duty("hand back what waits", 60.0, services.federation.returning.look),
-        Duty("forget errands", 3600.0, lambda: store.errands.forget(clock() - _ERRANDS_S, _ERRANDS)),
+        Duty("forget old tasks of other sites", 600.0, services.federation.tidying.look),
         Duty("forget expired tokens", 3600.0, lambda: store.accounts.drop_expired_tokens(clock())),
         Duty("forget processes that are gone", 600.0, services.news.forget_gone),
     )

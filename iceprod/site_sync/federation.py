@@ -10,6 +10,7 @@ from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.site_sync.as_child.parents import Parents
 from iceprod.site_sync.as_child.renewal import Renewal
 from iceprod.site_sync.as_child.returning import Returning
+from iceprod.site_sync.as_child.tidying import Tidying
 from iceprod.site_sync.as_parent.adoption import Adoption
 from iceprod.site_sync.as_parent.enrolment import Enrolment
 from iceprod.site_sync.as_parent.inbox import Inbox
@@ -42,4 +43,5 @@ class Federation:
     outbox: Outbox
     files: SiteFiles
     returning: Returning
+    tidying: Tidying
     parents: Parents
