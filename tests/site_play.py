@@ -19,7 +19,7 @@ import msgspec
 
 from iceprod.errors import IceProdError, Unavailable
 from iceprod.model.failures import DEFAULT_RULES, Failure, FailureKind
-from iceprod.model.federation import Operation, OperationKind, Peer, PeerRole, PeerStatus, site_of
+from iceprod.model.federation import Operation, OperationKind, PeerRole, site_of
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.resources import Requirements
@@ -46,6 +46,7 @@ from iceprod.site_sync.messages import Lent, Pull, Pulled, Shape
 from iceprod.site_sync.registry import Registry
 from iceprod.store.base import DatasetConfig, Store
 from tests.site_ledgers import Ledger, MemoryStore
+from tests.site_restored import Looks, at_once, begin_term, make_recovery
 from tests.site_stage import Claims, Stage, Stray, Wire
 
 PARENTS: Final = {"top": "", "a": "top", "b": "top", "deep": "a"}
@@ -64,6 +65,8 @@ _ANSWERS: Final[dict[str, tuple[type[Any], str]]] = {
     "site.listen": (messages.Listen, "listen"),
     "site.dataset": (messages.About, "about"),
     "site.report": (messages.Report, "report"),
+    "site.hello": (messages.Hello, "hello"),
+    "site.reclaim": (messages.Reclaim, "reclaim"),
 }
 
 
@@ -84,7 +87,8 @@ class Process:
         store, clock, name = cast(Store, self.store), self.site.clock, self.site.name
         events, slots = Events(), Slots()
         self.catalogue = Catalogue(store, clock)
-        scheduler = cast(Scheduler, Claims(self))
+        claims = Claims(self)
+        scheduler = cast(Scheduler, claims)
         transitions = cast(Transitions, self)
         self.errands = Errands(store, clock=clock, outbox=Outbox(store, events=events))
         self.work = TaskService(
@@ -123,6 +127,7 @@ class Process:
             registry=self.registry,
             loans=Loans(Draft(is_alone=True)),
         )
+        self.recovery, self.adoption = make_recovery(self, claims)
         mirrors = Mirrors(
             store,
             clock=clock,
@@ -142,22 +147,41 @@ class Process:
             events=events,
             room=Counter,
             send_file=_no_file,
+            seal=_as_given,
+            has_files=_no_files,
             forget=_forget_nothing,
             ways=Ways(name, "1", True, 0.0, 20.0),
         )
         self.parent: Parent | None = None
-            seal=_as_given,
         self.is_repaired = not self.site.parent
         if self.site.parent:
-            peer = Peer(self.site.parent, PeerRole.PARENT, PeerStatus.JOINED, 1.0)
+            peer = self.site.ledger.peers[PeerRole.PARENT, self.site.parent]
             self.parent = Parent(peer, cast(Any, Wire(self)), means)
-            self.do("repair", self._repair)
+            self.parent.reclaiming._steady = Looks()
+            self.repair()
 
     async def _gate(self, what: str) -> None:
         await self.stage.gate(self, what)
 
+    def repair(self) -> bool:
+        """Begin as a child, or begin anew with a parent that was restored; whether that is done."""
+        if self.parent is None:
+            return False
+        if self.parent.link.is_stale.is_set() and "repair" not in self.tasks:
+            self.is_repaired = False
+            self.parent.listening.is_renewed.clear()
+            for name in ("pull", "renew", "report"):
+                if name in self.tasks:
+                    self.tasks[name].cancel()
+            self.stage.settle()
+        if not self.is_repaired:
+            self.do("repair", self._repair)
+        return self.is_repaired
+
     async def _repair(self) -> None:
-        await self._its().taking.repair()
+        parent = self._its()
+        await parent.taking.repair()
+        await parent.greet()
         self.is_repaired = True
 
     def do(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
@@ -194,7 +218,7 @@ class Process:
 
     def pull(self, tasks: int) -> None:
         """Ask for work, and take it."""
-        if self.parent and self.is_repaired and self.parent.listening.is_renewed.is_set():
+        if self.repair() and self._its().listening.is_renewed.is_set():
             self.do("pull", lambda: self._pull(tasks))
 
     async def _pull(self, tasks: int) -> None:
@@ -205,13 +229,13 @@ class Process:
 
     def renew(self) -> None:
         """Say what is held."""
-        if self.parent and self.is_repaired:
-            self.do("renew", self.parent.listening.renew)
+        if self.repair():
+            self.do("renew", self._its().listening.renew)
 
     def report(self) -> None:
         """Send a message of what is in the outbox."""
-        if self.parent and self.site.ledger.outbox and self.parent.listening.is_renewed.is_set():
-            self.do("report", self.parent.sender.step)
+        if self.repair() and self.site.ledger.outbox and self._its().listening.is_renewed.is_set():
+            self.do("report", self._its().sender.step)
 
     def _its(self) -> Parent:
         assert self.parent is not None
@@ -227,6 +251,8 @@ class Process:
 
     async def claim(self, holder: str, most: int, lease_s: float, site: str = "") -> list[Claimed]:
         """Claim what waits and may run there."""
+        if self.recovery.state.is_on:
+            return []
         ledger = self.store.ledger
         picked = [t for t in ledger.waiting() if ledger.datasets[t.dataset_id].may_run_at(site)][:most]
         until = self.site.clock() + lease_s
@@ -238,6 +264,12 @@ class Process:
         return [
             Claimed(one.task, ledger.datasets[one.task.dataset_id], Requirements()) for one in moved if one
         ]
+
+    async def adopt(self, holder: str, leases: Sequence[tuple[str, str]], lease_s: float) -> list[bool]:
+        """Claim just these."""
+        until = self.site.clock() + lease_s
+        moves = [Move(name, TaskEvent.CLAIMED, lease=Lease(lease, holder, until)) for name, lease in leases]
+        return [moved is not None for moved in await self.apply(moves)]
 
     def run_task(self) -> None:
         """A pilot asks for a task."""
@@ -291,6 +323,9 @@ class Process:
         self.do("expire", self._expire)
 
     async def _expire(self) -> None:
+        at_once(self.recovery.look())
+        if self.recovery.state.is_on:
+            return
         expired = await self.store.tasks.expired(self.site.clock(), 1000)
         await self.work.evict([(task.task_id, task.lease_id) for task in expired], "lease ran out")
         await self.work.release_due()
@@ -312,7 +347,8 @@ class Process:
         kind, name = _ANSWERS[sent.method]
         message = msgspec.json.decode(sent.body, type=kind)
         caller = Principal(PrincipalKind.SITE, sent.child)
-        do = self.inbox.report if name == "report" else getattr(self.lending, name)
+        known = {"report": self.inbox, "hello": self.registry, "reclaim": self.adoption}
+        do = getattr(known.get(name, self.lending), name)
         try:
             found = msgspec.json.encode(await do(caller, message))
         except IceProdError as error:
@@ -383,7 +419,8 @@ class Site:
         if self.backup is None:
             return
         self.process.kill()
-        self.ledger = self.backup.copy()
+        former, self.ledger = self.ledger, self.backup.copy()
+        begin_term(self.ledger, former)
         self.complete = {t.task_id for t in self.ledger.tasks.values() if t.status is TaskStatus.COMPLETE}
         for site in (self, self.world.get(self.parent)):
             if site is not None:
@@ -444,6 +481,13 @@ async def _as_given(lent: Sequence[Lent]) -> list[str]:
     return [one.token for one in lent]
 
 
+async def _no_files(_: Sequence[str]) -> set[str]:
+    return set()
+
+
+def _forget_nothing(_: str) -> None:
+    """Nobody is known by anything here."""
+
 
 _NOBODY: Final = SimpleNamespace(
     saw=lambda *_, **__: None,
@@ -452,6 +496,3 @@ _NOBODY: Final = SimpleNamespace(
     revoke_site=_nothing,
     make_task_token=lambda *_: "token",
 )
-def _forget_nothing(_: str) -> None:
-    """Nobody is known by anything here."""
-
