@@ -16,7 +16,7 @@ from iceprod.errors import (
     NotFoundError,
     RateLimited,
 )
-from iceprod.model.federation import Peer, PeerRole, PeerState
+from iceprod.model.federation import Peer, PeerRole
 from iceprod.rpc.registry import Call, Registry
 from iceprod.site_sync.messages import Certified, Certify, Hello, Introduction, Join, Joined, Nothing, Welcome
 from iceprod.site_sync.registry import KnownSite
@@ -37,8 +37,8 @@ class SiteView:
     """A site; what is last is about how it was last seen.
 
     ``expires_at`` is when the certificate ends by which the child of the two is known.
-    ``waiting``, ``lag_s`` and ``dead`` are about what a child has to tell its parent;
-    ``failures`` and ``reason`` about calls to a parent.
+    ``tasks`` one of both runs for the other.  ``waiting``, ``lag_s`` and ``dead`` are about what
+    a child has to tell its parent; ``failures`` and ``reason`` about calls to a parent.
     """
 
     name: str
@@ -54,6 +54,7 @@ class SiteView:
     expires_at: float | None
     note: str
     contact_at: float | None
+    tasks: int
     waiting: int
     lag_s: float
     dead: int
@@ -100,6 +101,7 @@ def _view(known: KnownSite) -> SiteView:
         expires_at=peer.expires_at,
         note=peer.note,
         contact_at=max(peer.contact_at, state.contact_at) or None,
+        tasks=known.tasks,
         waiting=state.waiting,
         lag_s=state.lag_s,
         dead=state.dead,
@@ -108,9 +110,8 @@ def _view(known: KnownSite) -> SiteView:
     )
 
 
-def _seen(call: Call, peer: Peer) -> SiteView:
-    state: PeerState = call.services.federation.registry.states.of(peer.role, peer.name)
-    return _view(KnownSite(peer, state))
+async def _seen(call: Call, peer: Peer) -> SiteView:
+    return _view(await call.services.federation.registry.known(peer))
 
 
 # What a site says
@@ -191,13 +192,15 @@ async def site_invite(
 @METHODS.method("site.pause", action="site.pause", errors=(InvalidTransition, NotFoundError))
 async def site_pause(call: Call, *, name: Name, role: Role | None = None) -> SiteView:
     """Lend a child, or take from a parent, no more tasks; those that were lent go on."""
-    return _seen(call, await call.services.federation.registry.pause(call.principal, name, _role(role)))
+    return await _seen(call, await call.services.federation.registry.pause(call.principal, name, _role(role)))
 
 
 @METHODS.method("site.resume", action="site.resume", errors=(InvalidTransition, NotFoundError))
 async def site_resume(call: Call, *, name: Name, role: Role | None = None) -> SiteView:
     """Go on after a pause, or leave a parent no more."""
-    return _seen(call, await call.services.federation.registry.resume(call.principal, name, _role(role)))
+    return await _seen(
+        call, await call.services.federation.registry.resume(call.principal, name, _role(role))
+    )
 
 
 @METHODS.method("site.set", action="site.set", errors=(NotFoundError,))
@@ -220,7 +223,7 @@ async def site_set(
     given = {"share": share, "most_tasks": most_tasks, "lease_s": lease_s, "url": url, "note": note}
     changes = {field: value for field, value in given.items() if value is not None}
     registry = call.services.federation.registry
-    return _seen(call, await registry.set(call.principal, name, changes, _role(role)))
+    return await _seen(call, await registry.set(call.principal, name, changes, _role(role)))
 
 
 @METHODS.method("site.revoke", action="site.revoke", errors=(NotFoundError,))
