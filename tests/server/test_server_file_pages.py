@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +10,7 @@ from html_lint import lint
 from site_harness import ADMIN
 
 from iceprod.model.file import Direction, FileRecord, Flow, Replica
+from iceprod.server.handlers.pages import files
 
 HOSTILE = "<script>alert(1)<.script>\"'&amp;{{7*7}}"
 SUMS = {"sha256": "ab" * 32}
@@ -123,3 +125,69 @@ async def test_a_dataset_links_to_its_files(web):
     html = await browser.text(f"/datasets/{dataset.dataset_id}")
 
     assert f'href="/datasets/{dataset.dataset_id}/files"' in html
+
+
+async def test_files_are_sent_from_where_one_may_put_them(web, tmp_path):
+    dataset = await web.site.submit(njobs=1)
+    address = f"/datasets/{dataset.dataset_id}/files"
+    owner, chief = await web.signed_in("alice"), await web.signed_in("chief", roles=("admin",))
+    root = f"/origins?url={quote(f'file://{tmp_path}/disk', safe='')}"
+
+    pages = [await owner.text(address), await owner.text("/files"), await chief.text(root)]
+    mine = await chief.text(address)
+    deep = await chief.text(f"{address}?prefix=dataset_temp/in/a/fi")
+    job = await chief.text(f"{address}?prefix=job_temp/0/out/")
+    shared = await chief.text("/files")
+
+    assert ["data-upload" in page for page in pages] == [False, False, False]
+    assert lint(mine) == []
+    assert f'data-upload="dataset_temp/{dataset.dataset_id}/"' in mine
+    assert 'name="folder" value="in/a"' in deep
+    assert f'data-upload="job_temp/{dataset.dataset_id}/0/"' in job
+    assert 'name="folder" value="out"' in job
+    assert 'data-upload="site_temp/"' in shared
+
+
+async def test_nothing_is_sent_to_what_other_sites_have_made(web):
+    dataset = await web.site.submit(njobs=1)
+    mirror = replace(dataset, source="north/D")
+
+    assert files.upload_place(ADMIN, dataset, "") is not None
+    assert files.upload_place(ADMIN, mirror, "") is None
+
+
+async def test_who_may_deletes_files_and_is_led_back(web):
+    chief, owner = await web.signed_in("chief", roles=("admin",)), await web.signed_in("alice")
+    token = web.browser(await web.token(ADMIN))
+    await web.account("root", roles=("admin",))
+    await token.send("PUT", "/files/site_temp/a%20b", body=b"12345")
+    page, hers = await chief.text("/files"), await owner.text("/files")
+
+    refused = await owner.post("/delete-file", via="/files", path="site_temp/a b", back="/files")
+    forged = await chief.send("POST", "/delete-file", body="path=site_temp/a%20b")
+    done = await chief.post("/delete-file", via="/files", path="site_temp/a b", back="//evil.example")
+    after = await chief.text("/files")
+
+    assert 'data-confirm="Delete site_temp/a b?"' in page
+    assert lint(page) == []
+    assert "/delete-file" not in hers
+    assert (refused.code, forged.code) == (403, 403)
+    assert (done.code, done.headers["Location"]) == (303, "/files")
+    assert "site_temp/a b</a>" not in after
+
+
+async def test_files_of_an_origin_are_sent_and_deleted_by_its_users(web_with, tmp_path):
+    (disk := tmp_path / "there").mkdir()
+    (disk / "old").write_bytes(b"12345")
+    url = f"file://{disk}"
+    web = await web_with(files={"origins": {"there": {"url": url, "write": True}}})
+    alice = await web.signed_in("alice")
+    here = f"/origins?url={quote(url, safe='')}"
+    page = await alice.text(here)
+
+    done = await alice.post("/delete-file", via=here, path=f"{url}/old", back=here)
+
+    assert lint(page) == []
+    assert f'data-upload="{url}/"' in page
+    assert (done.code, done.headers["Location"]) == (303, here)
+    assert not (disk / "old").exists()

@@ -615,3 +615,34 @@ async def test_bytes_are_accounted_to_whose_they_are(web, browser):
     await patch(browser, url, 0, TEXT)
     (ended,) = web.site.services.transfers.ended()
     assert (ended.flow.user, ended.flow.service, ended.moved_bytes) == ("root", "upload", len(TEXT))
+
+
+# The whole file's checksum, told with the last part
+
+
+def digest_header(data):
+    return f"sha-256={base64.b64encode(hashlib.sha256(data).digest()).decode()}"
+
+
+async def test_the_last_part_may_tell_the_digest_of_all(browser):
+    right, wrong = await created(browser), await created(browser, place=encoded(path="site_temp/wrong"))
+    for url in (right, wrong):
+        await patch(browser, url, 0, TEXT[:1000])
+
+    good = await patch(browser, right, 1000, TEXT[1000:], Digest=digest_header(TEXT))
+    bad = await patch(browser, wrong, 1000, TEXT[1000:], Digest=digest_header(b"something else"))
+
+    assert (good.code, bad.code) == (204, 422)
+    assert await stored(browser) == TEXT
+    assert await stored(browser, "site_temp/wrong") is None
+
+
+async def test_a_digest_that_differs_from_what_was_announced_is_refused_before_anything_is_written(browser):
+    place = encoded(path="site_temp/x", sha256=hashlib.sha256(TEXT).hexdigest())
+    url = await created(browser, place=place)
+
+    refused = await patch(browser, url, 0, TEXT, Digest=digest_header(b"something else"))
+    odd = await patch(browser, url, 0, TEXT, Digest="sha-256=AAAA")
+    same = await patch(browser, url, 0, TEXT, Digest=digest_header(TEXT))
+
+    assert (refused.code, odd.code, same.code) == (422, 422, 204)

@@ -199,7 +199,12 @@ export class Upload {
   async discard() {
     this.#stop.abort();
     this.#end("gone");
-    if (this.address) await ask({ method: "DELETE", address: this.address });
+    const { signal } = new AbortController();
+    for (const wait of this.address ? WAITS_MS : []) {
+      const answer = await ask({ method: "DELETE", address: this.address });
+      if (answer.status !== 423) return; // else the part that was under way is still being put away
+      await rest(wait, signal);
+    }
   }
 
   /** @param {string} state @param {string} [why] */
