@@ -263,6 +263,21 @@ async def open_chain(
         yield Chain(webs[0], children)
 
 
+@asynccontextmanager
+async def open_fan(folder: Path, names: Sequence[str] = ("top", "east", "west")) -> AsyncIterator[Chain]:
+    """The first site, and all others as its children."""
+    async with AsyncExitStack() as stack:
+        for name in names:
+            (folder / name).mkdir()
+        top, *webs = [await stack.enter_async_context(open_web(folder / name)) for name in names]
+        children = []
+        for web, name in zip(webs, names[1:], strict=True):
+            tap = await stack.enter_async_context(open_tap(top.url))
+            children.append(await _join(top, web, tap, names[0], name))
+            stack.push_async_callback(web.site.services.federation.files.close)
+        yield Chain(top, children)
+
+
 async def _join(above: Web, web: Web, tap: Tap, parent_name: str, name: str) -> Child:
     site = web.site
     peer = replace(peer_of(PeerRole.PARENT, parent_name), url=tap.url)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from site_harness import Site
@@ -39,10 +39,11 @@ def slots(tasks: int, **other: Any) -> Shape:
 
 @dataclass
 class Child:
-    """A site that has joined."""
+    """A site that has joined; ``near`` are jobs of which it says that it has files."""
 
     site: Site
     name: str
+    near: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def principal(self) -> Principal:
@@ -50,7 +51,7 @@ class Child:
 
     async def ask(self, *shapes: Shape, wait_s: float = 0.0) -> Pulled:
         """The answer to a pull."""
-        message = Pull(list(shapes) or [SLOT], wait_s)
+        message = Pull(list(shapes) or [SLOT], wait_s, near=self.near)
         return await self.site.services.federation.lending.pull(self.principal, message)
 
     async def pull(self, tasks: int = 1, **shape: Any) -> list[Lent]:

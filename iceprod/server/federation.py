@@ -43,6 +43,7 @@ from iceprod.site_sync.as_parent.inbox import Inbox
 from iceprod.site_sync.as_parent.lending import Lending
 from iceprod.site_sync.as_parent.recovery import Recovery
 from iceprod.site_sync.federation import Federation
+from iceprod.site_sync.files.areas import with_files
 from iceprod.site_sync.files.doors import Door, Doorway
 from iceprod.site_sync.files.fetching import FileFetching
 from iceprod.site_sync.files.sending import FileSending
@@ -140,7 +141,7 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
         room=lambda: parts.grids.unclaimed(parts.states.wanted(parts.clock() - _WAITING_S)),
         send_file=files.sending.send_file,
         seal=_tokens(parts).seal,
-        has_files=parts.plane.files.have_files,
+        has_files=partial(with_files, parts.plane.files),
         forget=lambda name: identity_files(parts.settings, name).drop(),
         ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )

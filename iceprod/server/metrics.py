@@ -153,7 +153,8 @@ class Metrics:
             )
             for key, number in results.items()
         }
-        return [_labelled(name, kind, rows) for name, kind, rows in site_figures(standings, operations)]
+        figures = site_figures(standings, operations, federation.lending.lent)
+        return [_labelled(name, kind, rows) for name, kind, rows in figures]
 
     def _store_figures(self) -> Mapping[str, float]:
         """What the store tells of itself, if it does."""

@@ -25,12 +25,15 @@ _FIGURES: Sequence[tuple[str, str, Callable[[Standing], float | None]]] = (
 
 
 def site_figures(
-    standings: Sequence[Standing], operations: Mapping[tuple[PeerRole, str, str], int]
+    standings: Sequence[Standing],
+    operations: Mapping[tuple[PeerRole, str, str], int],
+    lent: Mapping[tuple[str, bool], int],
 ) -> Iterator[tuple[str, str, list[Sample]]]:
     """Name, kind and samples of each figure; what is not known of a site is left out.
 
     ``operations`` are those that this process had from children, or has told to parents, by role
-    and name of the site and by result.
+    and name of the site and by result; ``lent`` are tasks that it has lent, by site and by whether
+    that had files of their jobs already.
     """
     states = Counter((str(each.peer.role), each.condition) for each in standings)
     yield (
@@ -46,6 +49,14 @@ def site_figures(
         [
             ({"role": role, "site": site, "result": result}, count)
             for (role, site, result), count in sorted(operations.items())
+        ],
+    )
+    yield (
+        "iceprod_site_tasks_lent_total",
+        "counter",
+        [
+            ({"site": site, "near_data": "yes" if is_near else "no"}, count)
+            for (site, is_near), count in sorted(lent.items())
         ],
     )
 

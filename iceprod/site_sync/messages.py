@@ -25,10 +25,12 @@ PROTOCOLS: Final = (1, 2)
 MOST_LEASES: Final = 50_000
 MOST_OPERATIONS: Final = 1000
 MOST_TASKS: Final = 1000
+MOST_NEAR: Final = 1000
 """Of one message."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Index = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Wait = Annotated[float, msgspec.Meta(ge=0, le=60)]
 
@@ -121,12 +123,16 @@ class Welcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Pull(msgspec.Struct, frozen=True):
-    """``site.pull``: what the child could begin with now; waits up to ``wait_s`` for something that fits."""
+    """``site.pull``: what the child could begin with now; waits up to ``wait_s`` for something that fits.
+
+    ``near`` are jobs (dataset id, index) of which it has files: it would run their tasks with less to do.
+    """
 
     shapes: Annotated[list[Shape], msgspec.Meta(max_length=64)]
     wait_s: Wait = 0.0
     held: int = 0  # errands that are open, for the parent's table
     term: int | None = None
+    near: Annotated[list[tuple[Id, Index]], msgspec.Meta(max_length=MOST_NEAR)] = []
 
 
 class Lent(msgspec.Struct, frozen=True, omit_defaults=True):

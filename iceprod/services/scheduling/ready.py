@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -23,6 +23,9 @@ from iceprod.store.base import TaskClass, TaskRepository
 
 WINDOW = 1000
 """Ids held per class; a window is refilled in the background when a quarter is left."""
+MOST_PASSED_OVER = 20
+"""After so many tasks that were preferred for where they run, it is the oldest one's turn."""
+_FEW = 64
 MAX_STRAYS = 1000
 """Classes of which tasks arrived before they were known, as other processes had made them."""
 
@@ -46,6 +49,7 @@ class ReadyClass:
         "_is_divided",
         "_members",
         "_others",
+        "_passed_over",
         "_stripe",
         "_window",
         "count",
@@ -68,6 +72,7 @@ class ReadyClass:
         self._members: set[str] = set()
         self._stripe = stripe
         self._is_divided = True
+        self._passed_over = 0  # preferred tasks since the oldest one was taken
 
     @property
     def requirements(self) -> Requirements:
@@ -114,9 +119,8 @@ class ReadyClass:
             while self._window:
                 task_id = self._window.popleft()
                 if task_id in self._members:
-                    self._members.discard(task_id)
-                    self.count -= 1
-                    self.taken.add(task_id)
+                    self._take(task_id)
+                    self._passed_over = 0
                     return task_id
             if not self._others:
                 return None
@@ -124,6 +128,28 @@ class ReadyClass:
                 self._window.append(self._others.pop())
             else:
                 self._divide()
+
+    def take_one(self, preferred: Iterator[str]) -> str | None:
+        """The next of the preferred tasks that the window has, unless the oldest was passed over for long."""
+        if self._passed_over < MOST_PASSED_OVER:
+            for task_id in preferred:
+                if task_id in self._members:
+                    self._take(task_id)
+                    self._passed_over += 1
+                    self._tidy()
+                    return task_id
+        return None
+
+    def _take(self, task_id: str) -> None:
+        self._members.discard(task_id)
+        self.count -= 1
+        self.taken.add(task_id)
+
+    def _tidy(self) -> None:
+        """Drop what was taken out of its turn, once that is more than what is left."""
+        if len(self._window) + len(self._others) > 2 * len(self._members) + _FEW:
+            self._window = deque(dict.fromkeys(one for one in self._window if one in self._members))
+            self._others = deque(dict.fromkeys(one for one in self._others if one in self._members))
 
     def share(self, stripe: Stripe | None) -> None:
         """Prefer another stripe from now on; the window is divided when it is next needed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from iceprod import ids
@@ -18,6 +18,7 @@ from iceprod.model.values import value
 from iceprod.services.bulletin import Charge, Draft
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.recovering import NEVER, Recovering
+from iceprod.services.scheduling.near import NOWHERE, Near
 from iceprod.services.scheduling.order import ClassOrder, FairShare, Ranked
 from iceprod.services.scheduling.ready import ReadyClass, ReadyIndex
 from iceprod.services.scheduling.transitions import Transitions
@@ -230,10 +231,17 @@ class Scheduler:
         """Claim up to ``max_tasks`` tasks that fit together into ``offer``; maybe none."""
         return await self._claim(pilot_id, self.lease_s, lambda: self._pick(offer, max_tasks))
 
-    async def lend(self, site: str, rooms: Sequence[Room], *, most: int, lease_s: float) -> list[Claimed]:
-        """Claim for a site up to ``most`` tasks that it has room for; `LENT_AT_ONCE` or fewer, maybe none."""
+    async def lend(
+        self, site: str, rooms: Sequence[Room], *, most: int, lease_s: float, near: Near = NOWHERE
+    ) -> list[Claimed]:
+        """Claim for a site up to ``most`` tasks that it has room for; `LENT_AT_ONCE` or fewer, maybe none.
+
+        Of those whose turn it is alike, it gets the ones first that it would run ``near`` their data.
+        """
         most = min(most, LENT_AT_ONCE)
-        claimed = await self._claim(holder_of(site), lease_s, lambda: self._pick_apart(site, rooms, most))
+        claimed = await self._claim(
+            holder_of(site), lease_s, lambda: self._pick_apart(site, rooms, most, near)
+        )
         if len(claimed) == LENT_AT_ONCE:
             self._order.invalidate()  # after so many of one owner it may be another's turn
         return claimed
@@ -293,15 +301,20 @@ class Scheduler:
                 offer = _less(offer, ranked[0].requirements)
         return picks, None
 
-    def _pick_apart(self, site: str, rooms: Sequence[Room], most: int) -> _Picked:
-        """As `_pick`, for slots that share nothing."""
+    def _pick_apart(self, site: str, rooms: Sequence[Room], most: int, near: Near) -> _Picked:
+        """As `_pick`, for slots that share nothing.
+
+        Whose turn it is, is told by the order of the classes alone: what is near goes first only
+        among the tasks of one of them.
+        """
         picks: list[_Pick] = []
         for room in rooms:
             full = min(most, len(picks) + room.tasks)
             candidates = self._order.candidates(room.offer, self._ranked, site=site)
             for ranked in candidates:
+                preferred = near.tasks(ranked[0].task_class)
                 while len(picks) < full and ranked[0].count:
-                    pick = self._take(ranked, candidates)
+                    pick = self._take(ranked, candidates, preferred)
                     if pick is None:
                         return picks, ranked[0]
                     picks.append(pick)
@@ -309,10 +322,12 @@ class Scheduler:
                     break
         return picks, None
 
-    def _take(self, ranked: Ranked, candidates: list[Ranked]) -> _Pick | None:
+    def _take(
+        self, ranked: Ranked, candidates: list[Ranked], preferred: Iterator[str] | None = None
+    ) -> _Pick | None:
         """The next task of a class that has some, or None if its window must be read before."""
         ready, dataset = ranked
-        task_id = ready.take()
+        task_id = (preferred and ready.take_one(preferred)) or ready.take()
         if task_id is None:
             return None
         if ready.wants_refill:

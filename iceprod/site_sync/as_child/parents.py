@@ -33,6 +33,7 @@ from iceprod.site_sync.as_child.greeting import greet, is_new_term
 from iceprod.site_sync.as_child.leaving import Leaving
 from iceprod.site_sync.as_child.listening import Listening
 from iceprod.site_sync.as_child.mirroring import Mirroring
+from iceprod.site_sync.as_child.nearby import HasFiles, Nearby
 from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.site_sync.as_child.reclaiming import Reclaiming
 from iceprod.site_sync.as_child.sender import Sender, SendFile
@@ -82,6 +83,7 @@ class Means:
     room: Callable[[], Counter[Offer]]
     send_file: SendFile
     seal: Seal
+    has_files: HasFiles
     forget: Callable[[str], None]
     ways: Ways
 
@@ -115,6 +117,7 @@ class Parent:
             tasks=means.tasks,
             outbox=means.outbox,
             seal=means.seal,
+            nearby=Nearby(means.store, has_files=means.has_files),
             room=means.room,
             renew=partial(self.listening.renew, is_settled=True),
             stirred=self.stirred,

@@ -36,6 +36,7 @@ from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_child.appetite import appetite, covers
 from iceprod.site_sync.as_child.calls import Calls
 from iceprod.site_sync.as_child.mirroring import Mirroring
+from iceprod.site_sync.as_child.nearby import Nearby
 from iceprod.site_sync.as_child.outbox import Outbox
 from iceprod.site_sync.messages import Lent, Pull, Pulled, Shape
 from iceprod.store.base import Store
@@ -63,7 +64,8 @@ class Taking:
     ``renew`` names all errands to the parent, when nobody waits for the answer to a pull: before
     the first one, and after each that was not answered.  ``name`` is what this site is called,
     ``stirred`` is set whenever there may be more room.  Nothing is kept while somebody else has
-    ``lock``.  ``seal`` makes of the tokens of tasks what may be written down.
+    ``lock``.  ``seal`` makes of the tokens of tasks what may be written down, ``nearby`` knows of
+    which of the parent's jobs files are here.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Taking:
         tasks: TaskService,
         outbox: Outbox,
         seal: Seal,
+        nearby: Nearby,
         room: Callable[[], Counter[Offer]],
         renew: Callable[[], Awaitable[None]],
         stirred: asyncio.Event,
@@ -93,6 +96,7 @@ class Taking:
         self._tasks = tasks
         self._outbox = outbox
         self._seal = seal
+        self._nearby = nearby
         self._room = room
         self._renew = renew
         self._stirred = stirred
@@ -110,6 +114,7 @@ class Taking:
         while errands := await self._store.errands.open(self.peer.name, after, _PAGE):
             dataset_ids |= {errand.task_id.partition("-")[0]: None for errand in errands}
             after = errands[-1].task_id
+            self._nearby.took(errand.task_id for errand in errands)
         for dataset_id in dataset_ids:
             dataset = await self._store.datasets.get(dataset_id)
             if dataset is not None:
@@ -166,7 +171,7 @@ class Taking:
 
     async def _pull(self, shapes: list[Shape], held: int) -> Pulled | None:
         """What the parent lends; None if there is room of a new kind before it has answered."""
-        message = Pull(shapes, self._poll_s, held)
+        message = Pull(shapes, self._poll_s, held, near=await self._nearby.jobs())
         loop = asyncio.get_running_loop()
         again_at = loop.time() + REASK_S
         asking = asyncio.ensure_future(self._link.call("site.pull", message, Pulled))
@@ -234,6 +239,7 @@ class Taking:
         if not is_ours or not await self._mirrors.make_jobs(dataset, wanted):
             # Another process has or had the duty; it, or a later one, makes what is missing.
             raise ConflictError(f"dataset {dataset.dataset_id} gets jobs from somebody else")
+        self._nearby.took(errand.task_id for errand in errands)
 
     async def _fill(self, dataset: Dataset) -> Dataset:
         """Make the jobs of errands that were written down before their jobs were made."""

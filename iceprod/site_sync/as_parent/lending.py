@@ -30,7 +30,7 @@ from iceprod.services.events import Events
 from iceprod.services.foreign import Foreign
 from iceprod.services.loans import Loans
 from iceprod.services.materialise import dataset_number
-from iceprod.services.scheduling import Claimed, Room, Scheduler
+from iceprod.services.scheduling import Claimed, Near, Room, Scheduler
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_parent.keeping import Keeping, told_of
 from iceprod.site_sync.as_parent.polls import Polls
@@ -73,7 +73,10 @@ class _Holding:
 
 
 class Lending:
-    """Hands tasks to children, and keeps them up to date about those."""
+    """Hands tasks to children, and keeps them up to date about those.
+
+    ``lent`` counts tasks, by site and by whether it had files of their jobs already.
+    """
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class Lending:
         self._asking: Counter[str] = Counter()  # pulls that wait here, by site
         self._polls = Polls()
         self._holdings: dict[str, _Holding] = {}
+        self.lent: Counter[tuple[str, bool]] = Counter()
         self._keeping = Keeping(
             store, clock=clock, catalogue=catalogue, tasks=tasks, registry=registry, polls=self._polls
         )
@@ -126,7 +130,7 @@ class Lending:
         self._note_rooms(peer.name, rooms, began_at)
         self._asking[peer.name] += 1
         try:
-            claimed = await self._wait_for_work(principal, rooms, message.wait_s)
+            claimed = await self._wait_for_work(principal, rooms, Near(message.near), message.wait_s)
         finally:
             self._asking -= Counter([peer.name])
             # It may have asked again meanwhile, another process than this one.
@@ -181,7 +185,7 @@ class Lending:
         return bool(await self._store.tasks.held_of(holder_of(peer.name), [dataset.dataset_id]))
 
     async def _wait_for_work(
-        self, principal: Principal, rooms: Sequence[Room], wait_s: float
+        self, principal: Principal, rooms: Sequence[Room], near: Near, wait_s: float
     ) -> list[Claimed]:
         """Claim what fits as soon as there is something; nothing when the time is over."""
         loop = asyncio.get_running_loop()
@@ -192,7 +196,7 @@ class Lending:
                 changed.clear()
                 looked_at = loop.time()
                 if self._scheduler.has_for(principal.id, rooms):
-                    claimed = await self._claim(principal, rooms)
+                    claimed = await self._claim(principal, rooms, near)
                     if claimed:
                         return claimed
                 is_full = self._is_full(principal.id)
@@ -201,26 +205,29 @@ class Lending:
                     return []
                 await asyncio.sleep(max(0.0, looked_at + _PACE_S - loop.time()))
 
-    async def _claim(self, principal: Principal, rooms: Sequence[Room]) -> list[Claimed]:
+    async def _claim(self, principal: Principal, rooms: Sequence[Room], near: Near) -> list[Claimed]:
         """Claim what a child has room for and may hold, in turn with others that ask now."""
         try:
             async with self._turns.turn(principal.id) as turn:
-                return await self._claim_in_turn(principal, rooms, turn)
+                return await self._claim_in_turn(principal, rooms, near, turn)
         except AccessDenied:
             await self._registry.take_back()  # what it was lent in the very moment in which it was revoked
             raise
 
-    async def _claim_in_turn(self, principal: Principal, rooms: Sequence[Room], turn: Turn) -> list[Claimed]:
+    async def _claim_in_turn(
+        self, principal: Principal, rooms: Sequence[Room], near: Near, turn: Turn
+    ) -> list[Claimed]:
         claimed: list[Claimed] = []
         while True:
             peer = await self._registry.child(principal)  # it may be another by now
             most = min(await self._room(peer), MOST_TASKS - len(claimed))
             if most <= 0:
                 return claimed
-            more = await self._scheduler.lend(peer.name, rooms, most=most, lease_s=peer.lease_s)
+            more = await self._scheduler.lend(peer.name, rooms, most=most, lease_s=peer.lease_s, near=near)
             if not more:
                 return claimed
             claimed += more
+            self.lent.update((peer.name, near.has(one.task)) for one in more)
             rooms = _left(rooms, more)
             self._holdings[peer.name].number += len(more)
             self._loans.lent((peer.name, len(more), peer.share))

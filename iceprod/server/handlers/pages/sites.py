@@ -73,6 +73,8 @@ class SiteView:
     plots: tuple[Plot, ...]
     letters: tuple[LetterRow, ...]
     more_letters: bool
+    lent: int  # by this process, since it began
+    lent_near: int
     may_handle: bool
 
 
@@ -90,7 +92,10 @@ class SitePage(PageHandler):
         if standing.peer.role is PeerRole.PARENT and _may(self, "site.dead_letters"):
             found = await sites.letters.select(self.principal, name, Page(_MOST_LETTERS))
             letters, more = found.items, found.next
+        counts = self.services.federation.lending.lent
         view = SiteView(
+            lent=counts[name, False] + counts[name, True],
+            lent_near=counts[name, True],
             standing=standing,
             peer=standing.peer,
             actions=self._actions(standing.peer),
