@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
 from iceprod._version import __version__
 from iceprod.clock import Clock
 from iceprod.config import Settings
@@ -32,6 +30,7 @@ from iceprod.site_sync.addresses import parent_url
 from iceprod.site_sync.as_child.errands import Errands
 from iceprod.site_sync.as_child.identity import IdentityFiles
 from iceprod.site_sync.as_child.link import LinkState, ParentLink
+from iceprod.site_sync.as_child.outages import Outages
 from iceprod.site_sync.as_child.parents import Means, Parents, Ways
 from iceprod.site_sync.as_child.renewal import Renewal
 from iceprod.site_sync.as_child.returning import Returning
@@ -52,9 +51,6 @@ from iceprod.site_sync.files.service import SiteFiles
 from iceprod.site_sync.files.tokens import ErrandTokens
 from iceprod.site_sync.registry import Registry
 from iceprod.store.base import Store
-
-logger = structlog.get_logger(__name__)
-
 
 _WAITING_S = 90.0
 """For how long after a child was heard of it is believed that it waits: longer than any wait lasts."""
@@ -90,7 +86,7 @@ def make_federation(parts: Parts) -> Federation:
     """All that is shared with other sites; nothing runs yet."""
     authority = make_authority(parts.settings, clock=parts.clock)
     registry = _make_registry(parts, authority)
-    files = _make_files(parts)
+    files, outages = _make_files(parts), Outages(parts.clock)
     parts.plane.files.foreign = files
     recovery = _make_recovery(parts, registry)
     return Federation(
@@ -105,7 +101,7 @@ def make_federation(parts: Parts) -> Federation:
             parts.store,
             clock=parts.clock,
             files=lambda name: identity_files(parts.settings, name),
-            connect=lambda peer: connect(parts, peer),
+            connect=lambda peer: connect(parts, peer, outages),
         ),
         errands=parts.errands,
         outbox=parts.errands.outbox,
@@ -125,11 +121,11 @@ def make_federation(parts: Parts) -> Federation:
             clock=parts.clock,
             keep_s=parts.settings.federation.keep_days * 86400.0,
         ),
-        parents=_make_parents(parts, files),
+        parents=_make_parents(parts, files, outages),
     )
 
 
-def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
+def _make_parents(parts: Parts, files: SiteFiles, outages: Outages) -> Parents:
     given = parts.settings.federation
     means = Means(
         store=parts.store,
@@ -146,7 +142,7 @@ def _make_parents(parts: Parts, files: SiteFiles) -> Parents:
         forget=lambda name: identity_files(parts.settings, name).drop(),
         ways=Ways(given.own_name, __version__, given.pull, given.poll_s, given.renew_s),
     )
-    return Parents(means, connect=lambda peer: connect(parts, peer))
+    return Parents(means, connect=lambda peer: connect(parts, peer, outages))
 
 
 def _make_files(parts: Parts) -> SiteFiles:
@@ -267,15 +263,14 @@ def identity_files(settings: Settings, parent: str) -> IdentityFiles:
     return IdentityFiles(settings.federation_path / parent)
 
 
-def connect(parts: Parts, parent: Peer) -> ParentLink:
+def connect(parts: Parts, parent: Peer, outages: Outages) -> ParentLink:
     """The way to a parent; how it answers is known to every process."""
 
     def tell(state: LinkState) -> None:
-        former = parts.states.of(PeerRole.PARENT, parent.name)
-        if state.failures and not former.failures:
-            logger.warning("a parent cannot be called", parent=parent.name, reason=state.reason)
-        elif former.failures and not state.failures:
-            logger.info("a parent answers again", parent=parent.name, failures=former.failures)
+        if state.failures:
+            outages.failed(parent.name, state.reason)
+        else:
+            outages.answered(parent.name)
         parts.states.saw(
             PeerRole.PARENT,
             parent.name,
