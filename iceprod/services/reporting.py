@@ -35,15 +35,8 @@ class Report:
 
     def ended(self, outcome: Outcome, *, failure_class: str = "", summary: str = "") -> Ended:
         """The record of the attempt."""
-        return Ended(
-            outcome,
-            hostname=self.hostname,
-            failure_class=failure_class,
-            summary=summary,
-            walltime_s=self.walltime_s,
-            usage=self.usage,
-            stats=self.stats,
-        )
+        # By position, as below: a message of a site brings a thousand of them.
+        return Ended(outcome, self.hostname, failure_class, summary, self.walltime_s, self.usage, self.stats)
 
 
 @value
@@ -88,10 +81,10 @@ class StatsParameter(msgspec.Struct, frozen=True):
     def to_report(self) -> Report:
         """As the services want it."""
         return Report(
-            hostname=f"{self.hostname}.{self.domain}" if self.domain else self.hostname,
-            walltime_s=bounded(self.time_used),
-            usage={name: bounded(amount) for name, amount in self.resources.items()},
-            stats=_bounded_stats(self.task_stats),
+            f"{self.hostname}.{self.domain}" if self.domain else self.hostname,
+            bounded(self.time_used),
+            {name: bounded(amount) for name, amount in self.resources.items()},
+            _bounded_stats(self.task_stats),
         )
 
 

@@ -34,17 +34,17 @@ class FairShare:
         self.tree = tree
 
     def started(self, leaf: Leaf, cores: float) -> None:
-        """An attempt began to run."""
+        """Attempts on so many cores began to run."""
         self._running[leaf] = self._running.get(leaf, 0.0) + cores
         if self._ledger is not None:
             self._note(leaf, cores, 0.0)
 
-    def ended(self, leaf: Leaf, cores: float, hours: float) -> None:
-        """An attempt ended after that many hours."""
+    def ended(self, leaf: Leaf, cores: float, core_hours: float) -> None:
+        """Attempts on so many cores ended, and have used so much."""
         self._running[leaf] = max(0.0, self._running.get(leaf, 0.0) - cores)
-        self._usage[leaf] = self._usage.get(leaf, 0.0) + cores * hours
+        self._usage[leaf] = self._usage.get(leaf, 0.0) + core_hours
         if self._ledger is not None:
-            self._note(leaf, -cores, cores * hours)
+            self._note(leaf, -cores, core_hours)
 
     def keep_ledger(self) -> None:
         """From now on, remember what is charged here until `take_ledger` tells others of it."""

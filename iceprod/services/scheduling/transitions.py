@@ -65,17 +65,15 @@ class Transitions:
         except StoreUnavailable:
             self._ready.is_stale = True  # some may have been made all the same, and nobody is told
             raise
+        done = [(move, moved) for move, moved in zip(moves, results, strict=True) if moved is not None]
         released: Counter[int] = Counter()
-        datasets: dict[str, bool] = {}
-        for move, moved in zip(moves, results, strict=True):
-            if moved is None:
-                continue
+        for move, moved in done:
             self._note(move, moved, released)
-            dataset_id = moved.task.dataset_id
-            datasets[dataset_id] = datasets.get(dataset_id, False) or moved.dataset is not None
+        self._charge(done)
         self._draft.moved(results)
         self.wake(released)
-        self._tell(datasets)
+        datasets = dict.fromkeys((moved.task.dataset_id for _, moved in done), False)
+        self._tell(datasets | {moved.task.dataset_id: True for _, moved in done if moved.dataset is not None})
         return results
 
     def materialised(self, released: Sequence[tuple[str, int]], dataset_id: str) -> None:
@@ -112,24 +110,34 @@ class Transitions:
         for task_id, class_id in moved.released:
             self._ready.add(task_id, class_id)
             released[class_id] += 1
-        self._charge(move, moved)
         if moved.before is TaskStatus.PROCESSING and move.event in _TAKEN and site_of(moved.task.pilot_id):
             self._events.publish(Event(EventKind.LEASES_TAKEN, moved.task.pilot_id))
 
-    def _charge(self, move: Move, moved: Moved) -> None:
-        leaf = self._leaf(moved.task.dataset_id)
-        task_class = self._ready.known(moved.task.class_id)
-        if leaf is None or task_class is None:
-            return
-        cores = task_class.requirements.resources.cpu
-        if move.event is TaskEvent.CLAIMED:
-            self._share.started(leaf, cores)
-        elif moved.before is TaskStatus.PROCESSING:
-            self._share.ended(leaf, cores, (move.ended.walltime_s if move.ended else 0.0) / 3600)
+    def _charge(self, done: Sequence[tuple[Move, Moved]]) -> None:
+        """Charge whose tasks began and ceased to run, once for all of a class."""
+        began: Counter[tuple[str, int]] = Counter()
+        ended: dict[tuple[str, int], list[float]] = {}
+        for move, moved in done:
+            kind = moved.task.dataset_id, moved.task.class_id
+            if move.event is TaskEvent.CLAIMED:
+                began[kind] += 1
+            elif moved.before is TaskStatus.PROCESSING:
+                ended.setdefault(kind, []).append(move.ended.walltime_s if move.ended else 0.0)
+        for kind, tasks in began.items():
+            if (charged := self._charged(*kind)) is not None:
+                leaf, cores = charged
+                self._share.started(leaf, cores * tasks)
+        for kind, seconds in ended.items():
+            if (charged := self._charged(*kind)) is not None:
+                leaf, cores = charged
+                self._share.ended(leaf, cores * len(seconds), cores * sum(seconds) / 3600)
 
-    def _leaf(self, dataset_id: str) -> Leaf | None:
-        dataset = self._catalogue.at_hand(dataset_id)
-        return (dataset.group, dataset.owner) if dataset else None
+    def _charged(self, dataset_id: str, class_id: int) -> tuple[Leaf, float] | None:
+        """Who is charged for a task of a class, and for how many cores; None if that is not known."""
+        dataset, task_class = self._catalogue.at_hand(dataset_id), self._ready.known(class_id)
+        if dataset is None or task_class is None:
+            return None
+        return (dataset.group, dataset.owner), task_class.requirements.resources.cpu
 
     def wake(self, released: Counter[int]) -> None:
         """Tell pilots that wait: so many tasks of these classes may be claimed now."""

@@ -186,14 +186,14 @@ class Inbox:
 
     async def _note(self, site: str, cases: Sequence[_Case]) -> None:
         """Count what came of a message, and keep in the audit trail what did not come to pass."""
-        self.results.update((site, str(_ruling(case).result)) for case in cases)
+        results = Counter(_ruling(case).result for case in cases)
+        self.results.update({(site, str(result)): number for result, number in results.items()})
         bad = [case for case in cases if _ruling(case).result in (Result.LOST, Result.REFUSED)]
         if not bad:
             return
-        lost = sum(_ruling(case).result is Result.LOST for case in bad)
         detail: dict[str, Any] = {
-            "lost": lost,
-            "refused": len(bad) - lost,
+            "lost": results[Result.LOST],
+            "refused": results[Result.REFUSED],
             "leases_of_others": sum(_ruling(case).is_foreign for case in bad),
             # Who speaks of what is another's comes first.
             "some": [_quote(case) for case in sorted(bad, key=_harmlessness)[:_TOLD]],

@@ -29,6 +29,7 @@ _RESETS = frozenset({TaskEvent.RESET, TaskEvent.HARD_RESET})
 _CUT_SHORT = _RESETS | {TaskEvent.SUSPENDED}
 _COUNTED_BY_JOB = frozenset({COMPLETE, FAILED, SUSPENDED})
 _STATUS_ALONE = frozenset({TaskEvent.FINISHED, TaskEvent.QUEUED, TaskEvent.RELEASED, TaskEvent.SUSPENDED})
+_json = msgspec.json.Encoder().encode
 _STOPPED = Ended(Outcome.STOPPED)
 _FEW = 8  # needs that are looked at one by one each time
 
@@ -152,8 +153,8 @@ class Work(Changes):
                 ended.failure_class,
                 ended.summary,
                 ended.walltime_s,
-                msgspec.json.encode(ended.usage).decode(),
-                msgspec.json.encode(ended.stats).decode(),
+                _json(ended.usage).decode(),
+                _json(ended.stats).decode(),
                 kind_key(row.key),
             )
         )
