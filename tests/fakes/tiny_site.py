@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 import time
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,7 +90,9 @@ def main() -> None:
     assignment = workplace.taken(os.environ)
     if assignment is not None:
         if Path(os.environ["BROKEN"]).exists():
-            sys.exit(3)
+            os.close(assignment.control)  # as is done while an error makes its way up
+            time.sleep(0.2)
+            sys.exit("it is broken")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work(TinyServer, assignment, drain_s=settings.server.drain_s))
         return

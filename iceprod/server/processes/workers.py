@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -16,6 +16,9 @@ from iceprod.server.processes.leaving import Leave
 from iceprod.server.processes.roster import Member, Reached
 
 logger = structlog.get_logger(__name__)
+
+_LAST_WORDS_S: Final = 5.0
+"""How long a worker that does not start may take to say why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,7 @@ class Workers:
         self._all[worker] = ending
         reached = await worker.ready()
         if reached is None:
+            await asyncio.wait({ending}, timeout=_LAST_WORDS_S)  # it is about to say why
             worker.kill()  # it may have closed the channel only
             return await worker.ended()
         worker.ready_at, worker.reached = clock.now(), reached
