@@ -11,7 +11,6 @@ import asyncio
 import os
 import sys
 import time
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
