@@ -160,7 +160,7 @@ def refused_for(error: BaseException | None) -> str:
     """Why OpenSSL did not take a certificate; empty if that was not what ended a handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
-    if isinstance(error, ssl.SSLError) and error.reason == "BAD_SIGNATURE":
+    if isinstance(error, ssl.SSLError) and getattr(error, "reason", None) == "BAD_SIGNATURE":
         return "its key is not the client's"
     return ""
 

@@ -60,10 +60,13 @@ async def test_metrics_tell_how_sites_stand(web):
     await store.outbox.add([Operation("o", "north", OperationKind.FINISHED, "r-0-0", "l", 1.0)])
     (queued,) = await store.outbox.next("north", 0, 1)
     await store.outbox.bury("north", queued.number, "no", now=2.0)
+    web.site.services.federation.lending.lent.update({("south", True): 3, ("south", False): 4})
 
     text = (await web.browser().get("/metrics")).body.decode()
 
     assert 'iceprod_sites{role="child",state="silent"} 1' in text
+    assert 'iceprod_site_tasks_lent_total{site="south",near_data="yes"} 3' in text
+    assert 'iceprod_site_tasks_lent_total{site="south",near_data="no"} 4' in text
     assert 'iceprod_site_tasks_held{role="child",site="south"} 0' in text
     assert 'iceprod_site_reports_waiting{role="child",site="south"} 7' in text
     assert 'iceprod_site_lag_seconds{role="child",site="south"} 30.0' in text

@@ -155,6 +155,18 @@ async def test_a_site_shows_its_course(web):
     assert "Dead letters</h2>" not in html
 
 
+async def test_a_child_shows_how_much_it_was_lent_near_its_data(web):
+    await web.site.store.peers.put(SOUTH)
+    browser = await web.signed_in("alice")
+    assert "nothing was lent yet" in await browser.text("/sites/child/south")
+    web.site.services.federation.lending.lent.update({("south", True): 30, ("south", False): 12})
+
+    html = await browser.text("/sites/child/south")
+
+    assert lint(html) == []
+    assert "<dt>Lent near their data</dt><dd>30 of 42 tasks, by this process</dd>" in html
+
+
 async def test_the_course_counts_what_ended_with_its_dataset_and_survives_a_restart(web):
     await web.site.store.peers.put(SOUTH)
     first, second = await web.site.submit(), await web.site.submit(njobs=2)
@@ -323,3 +335,25 @@ async def test_a_mirror_says_for_what_it_stands(web):
     assert 'href="https://north.example.org/datasets/r3m0te"' in html
     assert mirror.is_mirror
     assert '<span class="muted">from north</span>' in listed
+
+
+async def test_a_parent_that_is_being_left_says_what_is_left_and_can_be_resumed(web):
+    await web.site.store.peers.put(replace(NORTH, status=PeerStatus.LEAVING))
+    await web.site.store.outbox.add([Operation("o", "north", OperationKind.FINISHED, "r-0-0", "l", 1.0, {})])
+    browser = await web.signed_in("root")
+
+    html = await browser.text("/sites/parent/north")
+
+    assert lint(html) == []
+    assert "This site leaves north" in html
+    assert "1 reports wait to be told" in html
+    assert "Resume" in html
+    assert "Pause" not in html
+    assert "north (leaving)" in await browser.text("/sites")
+
+
+async def test_a_child_that_has_left_is_no_alert(web):
+    await web.site.store.peers.put(replace(SOUTH, status=PeerStatus.LEFT, contact_at=1.0))
+    html = await (await web.signed_in("root")).text("/sites")
+    assert "south (left)" in html
+    assert "was not heard of" not in html

@@ -39,7 +39,7 @@ from iceprod.model.paging import Page
 from iceprod.model.principal import PrincipalKind
 from iceprod.server import tls_port
 from iceprod.server.app import make_application
-from iceprod.server.tls_port import DirectPort, TrustFiles, make_context
+from iceprod.server.tls_port import DirectPort, TrustFiles, make_context, refused_for
 from iceprod.services.ca import CertificateUse, SiteCA
 from iceprod.services.certificates import certificate_id
 
@@ -331,6 +331,15 @@ async def test_who_tls_does_not_let_in_is_noted(direct: Direct, kind: str, reaso
     assert await direct.refused(STRANGERS[kind](direct, alice))
 
     assert await noted(direct) == ([("", "127.0.0.1", reason)] if reason else [])
+
+
+def test_other_ends_of_handshakes_are_told_apart() -> None:
+    stolen = ssl.SSLError(ssl.SSL_ERROR_SSL, "bad signature")
+    stolen.reason = "BAD_SIGNATURE"
+
+    assert refused_for(stolen) == "its key is not the client's"
+    for other in (None, ssl.SSLError(ssl.SSL_ERROR_SSL, "no shared cipher"), ConnectionResetError()):
+        assert refused_for(other) == ""
 
 
 @pytest.mark.expects_logs
