@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iceprod.site_sync.as_parent import share_turns
 from iceprod.site_sync.as_parent.share_turns import ShareTurns
 
 
@@ -99,3 +100,51 @@ async def test_who_is_cancelled_as_the_turn_comes_passes_it_on():
     async with asyncio.timeout(20), turns.turn("b"):
         assert turns._is_taken
     assert not turns._is_taken
+
+
+async def take(turns: ShareTurns, name: str, order: list[str]) -> bool:
+    """Take a portion; whether to go on."""
+    async with turns.turn(name) as turn:
+        order.append(name)
+        return await turn.had(1, 1.0)
+
+
+async def test_who_waits_elsewhere_and_had_less_is_left_its_turn():
+    rivals, order = {"there"}, list[str]()
+    turns = ShareTurns(lambda: rivals)
+    assert not await take(turns, "here", order)  # now it is the turn of the other
+
+    waiting = asyncio.create_task(take(turns, "here", order))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    turns.charge_elsewhere("there", 3, 2.0)
+
+    async with asyncio.timeout(0.8 * share_turns.YIELD_S):
+        assert not await waiting  # two to one and a half
+    turns.charge_elsewhere("there", 1, 2.0)
+    assert await take(turns, "here", order) is False
+    rivals.clear()
+    assert await take(turns, "here", order)
+
+
+async def test_who_makes_no_use_of_its_turn_elsewhere_is_passed_over(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(share_turns, "YIELD_S", 0.02)
+    turns, order = ShareTurns(lambda: ["there"]), list[str]()
+    assert not await take(turns, "here", order)
+
+    async with asyncio.timeout(20):
+        assert await take(turns, "here", order)
+        assert await take(turns, "here", order)  # and that holds for a while
+
+
+async def test_what_was_had_elsewhere_counts_here():
+    turns, order = ShareTurns(), list[str]()
+    turns.charge_elsewhere("much", 10, 1.0)
+
+    async with turns.turn("first"):
+        asking = [asyncio.create_task(take(turns, name, order)) for name in ("much", "little")]
+        await asyncio.sleep(0)
+    await asyncio.gather(*asking)
+
+    assert order == ["little", "much"]

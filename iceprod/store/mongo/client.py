@@ -139,7 +139,7 @@ class Collection:
 
     async def count(self, where: Filter, *, most: int | None = None) -> int:
         """How many documents match; with ``most``, no more are looked at."""
-        bound = {} if most is None else {"limit": most}
+        bound: dict[str, Any] = {} if most is None else {"limit": most}
         return await self._link.run(lambda: self._raw.count_documents(where, **bound))
 
     async def insert(self, document: Document) -> None:
