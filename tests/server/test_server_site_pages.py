@@ -340,20 +340,20 @@ async def test_a_mirror_says_for_what_it_stands(web):
 async def test_a_parent_that_is_being_left_says_what_is_left_and_can_be_resumed(web):
     await web.site.store.peers.put(replace(NORTH, status=PeerStatus.LEAVING))
     await web.site.store.outbox.add([Operation("o", "north", OperationKind.FINISHED, "r-0-0", "l", 1.0, {})])
-    browser = await web.signed_in("root")
+    browser = await web.signed_in("chief", roles=("admin",))
 
     html = await browser.text("/sites/parent/north")
 
     assert lint(html) == []
     assert "This site leaves north" in html
     assert "1 reports wait to be told" in html
-    assert "Resume" in html
-    assert "Pause" not in html
+    assert "/sites/parent/north/resume" in html
+    assert "/sites/parent/north/pause" not in html
     assert "north (leaving)" in await browser.text("/sites")
 
 
 async def test_a_child_that_has_left_is_no_alert(web):
     await web.site.store.peers.put(replace(SOUTH, status=PeerStatus.LEFT, contact_at=1.0))
-    html = await (await web.signed_in("root")).text("/sites")
+    html = await (await web.signed_in("alice")).text("/sites")
     assert "south (left)" in html
     assert "was not heard of" not in html
