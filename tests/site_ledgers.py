@@ -51,6 +51,7 @@ class Ledger:
     outbox: dict[int, Operation] = field(default_factory=dict)
     letters: dict[int, DeadLetter] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
     numbers: int = 0
 
     def copy(self) -> Ledger:
@@ -69,6 +70,8 @@ class Ledger:
             TaskStatus.PROCESSING,
             move.lease_id,
         ):
+            return None
+        if move.holder is not None and task.pilot_id != move.holder:
             return None
         if move.event is TaskEvent.RELEASED and not self._may_run(replace(task, release_at=None), now):
             return None
@@ -164,6 +167,7 @@ class MemoryStore:
         self.errands = _Errands(ledger, gate)
         self.outbox = _Outbox(ledger, gate)
         self.audit = _Audit(ledger, gate)
+        self.values = _Values(ledger, gate)
         self.logs = None
 
 
@@ -344,11 +348,23 @@ class _Errands(_Repository):
 
     async def open(self, parent: str, after: str | None, limit: int) -> list[Errand]:
         await self._gate("errands.open")
-        found = [
-            e for e in self._ledger.errands.values() if (e.parent, e.status) == (parent, ErrandStatus.OPEN)
-        ]
+        return self._standing(ErrandStatus.OPEN, parent, after, limit)
+
+    async def ended(self, parent: str, after: str | None, limit: int) -> list[Errand]:
+        await self._gate("errands.ended")
+        return self._standing(ErrandStatus.ENDED, parent, after, limit)
+
+    def _standing(self, status: ErrandStatus, parent: str, after: str | None, limit: int) -> list[Errand]:
+        found = [e for e in self._ledger.errands.values() if (e.parent, e.status) == (parent, status)]
         found.sort(key=lambda errand: errand.task_id)
         return [errand for errand in found if after is None or errand.task_id > after][:limit]
+
+    async def reopen(self, names: Sequence[str]) -> None:
+        await self._gate("errands.reopen")
+        for name in names:
+            errand = self._ledger.errands[name]
+            if errand.status is ErrandStatus.ENDED:
+                self._ledger.errands[name] = replace(errand, status=ErrandStatus.OPEN, ended_at=0.0)
 
     async def end(self, names: Sequence[str], status: ErrandStatus, *, now: float) -> list[bool]:
         await self._gate("errands.end")
@@ -405,6 +421,17 @@ class _Outbox(_Repository):
     def _of(self, peer: str, after: int = 0) -> list[Queued]:
         found = sorted(self._ledger.outbox.items())
         return [Queued(number, each) for number, each in found if each.peer == peer and number > after]
+
+
+class _Values(_Repository):
+    async def get(self, name: str) -> str | None:
+        await self._gate("values.get")
+        return self._ledger.values.get(name)
+
+    async def put(self, name: str, text: str, *, fence: int = 0) -> bool:
+        await self._gate("values.put")
+        self._ledger.values[name] = text
+        return True
 
 
 class _Audit(_Repository):

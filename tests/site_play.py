@@ -492,6 +492,7 @@ def _forget_nothing(_: str) -> None:
 _NOBODY: Final = SimpleNamespace(
     saw=lambda *_, **__: None,
     note_call=lambda *_, **__: None,
+    waiting=lambda _: [],
     revoke=lambda *_: None,
     revoke_site=_nothing,
     make_task_token=lambda *_: "token",

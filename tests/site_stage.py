@@ -14,6 +14,7 @@ import msgspec
 from iceprod.errors import Unavailable
 from iceprod.model.dataset import Dataset
 from iceprod.model.federation import ErrandStatus, holder_of
+from iceprod.services.recovering import Recovering
 from iceprod.services.scheduling import Claimed, Room
 from iceprod.site_sync import messages
 
@@ -94,6 +95,7 @@ class Stage:
             BaseException: what must not have happened, but did.
         """
         self.loop.run_until_complete(_turns())
+        self.waiting = [each for each in self.waiting if not each.opened.done()]  # others were broken off
         if self.wrong:
             raise self.wrong[0]
 
@@ -173,11 +175,21 @@ class Claims:
 
     def __init__(self, process: Any) -> None:
         self._process = process
+        self.recovering = Recovering()
+
+    async def adopt(self, site: str, leases: Sequence[tuple[str, str]], *, lease_s: float) -> list[bool]:
+        found: list[bool] = await self._process.adopt(holder_of(site), leases, lease_s)
+        return found
+
+    def go_on(self) -> None:
+        """Nobody waits."""
 
     def has_for(self, site: str, rooms: Sequence[Room]) -> bool:
-        return bool(rooms)
+        return bool(rooms) and not self.recovering.is_on
 
-    async def lend(self, site: str, rooms: Sequence[Room], *, most: int, lease_s: float) -> list[Claimed]:
+    async def lend(
+        self, site: str, rooms: Sequence[Room], *, most: int, lease_s: float, near: object = None
+    ) -> list[Claimed]:
         most = min(most, sum(room.tasks for room in rooms))
         found: list[Claimed] = await self._process.claim(holder_of(site), most, lease_s, site)
         return found

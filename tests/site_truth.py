@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,15 +84,18 @@ class Work:
         return f"{said}\n== sites\n{_standing(self.tree)}"
 
 
-def submit(tree: Tree, name: str, *, jobs: int, sleep_s: float = SLEEP_S) -> Work:
-    """Submit a dataset whose tasks hand files on, and write down each run of theirs."""
+def submit(
+    tree: Tree, name: str, *, jobs: int, sleep_s: float = SLEEP_S, never: Sequence[str] = ()
+) -> Work:
+    """Submit a dataset whose tasks hand files on, and write down each run of theirs; at some sites never."""
     runs = tree.folder / f"runs-{name}"
     runs.mkdir()
     script = tree.folder / "payload.sh"
     script.write_text(havoc.PAYLOAD.replace("sleep 0.15", f"sleep {sleep_s}"))
     script.chmod(0o755)
     config = havoc.configuration(script, runs)
-    dataset_id = tree.top.call("dataset.submit", config=config, njobs=jobs, description=name)["dataset_id"]
+    given = {"config": config, "njobs": jobs, "description": name, "never": [*never] or None}
+    dataset_id = tree.top.call("dataset.submit", **given)["dataset_id"]
     return Work(
         tree,
         dataset_id,
@@ -124,10 +127,16 @@ def watched(work: Work) -> Iterator[None]:
 
 
 def play(
-    tree: Tree, name: str, trouble: Callable[[Work], None], *, jobs: int, sleep_s: float = SLEEP_S
+    tree: Tree,
+    name: str,
+    trouble: Callable[[Work], None],
+    *,
+    jobs: int,
+    sleep_s: float = SLEEP_S,
+    never: Sequence[str] = (),
 ) -> str:
     """Run a dataset in spite of some trouble, and check everything; what there was to see, in a line."""
-    work = submit(tree, name, jobs=jobs, sleep_s=sleep_s)
+    work = submit(tree, name, jobs=jobs, sleep_s=sleep_s, never=never)
     with watched(work):
         try:
             trouble(work)

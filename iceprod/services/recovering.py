@@ -28,7 +28,8 @@ class Recovering:
     @property
     def sentence(self) -> str:
         """What is waited for, in words."""
-        return f"the site was restored and waits for {', '.join(self.waits_for)} to say what they hold"
+        names, it = ", ".join(self.waits_for), "it holds" if len(self.waits_for) == 1 else "they hold"
+        return f"the site was restored and waits for {names} to say what {it}"
 
     def check(self) -> None:
         """Do not tell anybody that a lease is over while it may only be unknown.

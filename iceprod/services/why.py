@@ -179,7 +179,8 @@ class Why:
             for kind, name, site, offer in self._offers()
         ]
         verdicts = [Verdict(k, n, not missing, tuple(map(str, missing))) for k, n, _, missing in judged]
-        sentences = [_needs(wanted), _rules(dataset), *_excluded([(k, n, m) for k, n, _, m in judged])]
+        sentences = [self._held_back(), _needs(wanted), _rules(dataset)]
+        sentences += _excluded([(k, n, m) for k, n, _, m in judged])
         sentences.append(self._turn(dataset, task_class, [o for *_, o, m in judged if not m]))
         return Explanation(
             subject, TaskStatus.WAITING, tuple(s for s in sentences if s), tuple(verdicts[:MAX_ROWS])
@@ -195,6 +196,11 @@ class Why:
         for told in self._slots.sites():
             for offer in told.offers:
                 yield "site", told.site, told.site, offer
+
+    def _held_back(self) -> str:
+        """Why nothing is given out at all, if that is so."""
+        recovering = self._scheduler.recovering
+        return f"{recovering.sentence[0].upper()}{recovering.sentence[1:]}." if recovering.is_on else ""
 
     def _turn(self, dataset: Dataset, task_class: TaskClass, fitting: Sequence[Offer]) -> str:
         """Its place in line and, where a rate is known, when it may start."""

@@ -22,6 +22,8 @@ from iceprod.model.federation import OperationKind
 PROTOCOLS: Final = (1, 2)
 """The versions that this release speaks."""
 
+FIRST_WITH_TERMS: Final = 2
+"""The first version that has terms."""
 MOST_LEASES: Final = 50_000
 MOST_OPERATIONS: Final = 1000
 MOST_TASKS: Final = 1000

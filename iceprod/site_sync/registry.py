@@ -39,6 +39,7 @@ E = TypeVar("E", bound=IceProdError)
 
 _BULK: Final = 1000
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_AWAITED: Final = "this site was restored, and waits for it to say what it holds"
 _OF_CHILDREN: Final = ("share", "most_tasks", "lease_s")
 
 
@@ -78,7 +79,11 @@ def agreed(protocols: list[int]) -> int:
 
 
 class Registry:
-    """Other sites, as administrators and the sites themselves see and change them."""
+    """Other sites, as administrators and the sites themselves see and change them.
+
+    ``term`` is this site's own; after a restoration, ``awaited`` are the children that have to say
+    what they hold (`iceprod.site_sync.as_parent.recovery`).
+    """
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class Registry:
         self.name = name
         self.version = version
         self.term = 0
+        self.awaited: tuple[str, ...] = ()
         self.states = states
         self._store = store
         self._clock = clock
@@ -283,6 +289,8 @@ class Registry:
         """A peer with how it stands; what is to be told to a parent, this site knows best."""
         state = self.states.of(peer.role, peer.name)
         if peer.role is PeerRole.CHILD:
+            if peer.name in self.awaited:
+                state = replace(state, reason=_AWAITED)
             return KnownSite(peer, state, await self._store.tasks.count_held(holder_of(peer.name)))
         backlog = await self._store.outbox.backlog(peer.name)
         lag_s = 0.0 if backlog.oldest_at is None else max(0.0, self._clock() - backlog.oldest_at)

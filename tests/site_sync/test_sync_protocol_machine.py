@@ -24,6 +24,7 @@ from iceprod.model.lifecycle import MOVES, JobStatus, TaskEvent, TaskStatus
 from iceprod.model.task import Outcome
 from iceprod.site_sync.messages import Report, Statement
 from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
+from tests.site_restored import at_once, done_elsewhere, term_of, without_waiting, would_run_again
 from tests.site_stage import Fate, Stage, Stray
 
 EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "40"))
@@ -54,6 +55,7 @@ class Machine(RuleBasedStateMachine):
         skews=st.lists(st.sampled_from([0.0, 3600.0, -86400.0]), min_size=4, max_size=4),
     )
     def begin(self, jobs: int, skews: list[float]) -> None:
+        without_waiting()
         self.stage = Stage()
         self.world: dict[str, Site] = {}
         self.revoked: set[str] = set()
@@ -63,6 +65,9 @@ class Machine(RuleBasedStateMachine):
                 if its_parent == name:
                     peer = Peer(child, PeerRole.CHILD, PeerStatus.JOINED, 1.0, lease_s=LEASE_S)
                     site.ledger.peers[PeerRole.CHILD, child] = peer
+            if parent:
+                peer = Peer(parent, PeerRole.PARENT, PeerStatus.JOINED, 1.0)
+                site.ledger.peers[PeerRole.PARENT, parent] = peer
         self._submit(self.world["top"], jobs)
         for site in self.world.values():
             site.start()
@@ -147,6 +152,26 @@ class Machine(RuleBasedStateMachine):
         else:
             self.stage.now += span_s
             site.process.expire()
+
+    @rule()
+    def restore_parent(self) -> None:
+        """The first parent is put back, and its children say what they hold: nothing is done again."""
+        top = self.world["top"]
+        children = [site for site in self._joined() if site.parent == "top"]
+        self.stage.finish()
+        top.put_back()
+        self.stage.finish()
+        done = list(done_elsewhere(top, children))
+        for _ in range(ROUNDS):
+            for site in children:
+                site.process.renew()
+            self.stage.finish()
+            if not top.process.recovery.state.is_on:
+                break
+            at_once(top.process.recovery.look())
+        assert not term_of(top.ledger).is_recovering
+        again = [errand for child, errand in done if would_run_again(top, child, errand)]
+        assert not again, f"these are done once more: {again}"
 
     @rule(which=st.integers(0, 20), some=st.integers(1, 5))
     def strays(self, which: int, some: int) -> None:
@@ -235,8 +260,9 @@ class Machine(RuleBasedStateMachine):
 
     def _speak(self) -> None:
         for site in reversed(self._joined()):
-            site.process.renew()
-            self.stage.finish()
+            for _ in range(2):  # the first time, it may find out that the parent was restored
+                site.process.renew()
+                self.stage.finish()
             for _ in range(ROUNDS):
                 site.process.report()
                 self.stage.finish()

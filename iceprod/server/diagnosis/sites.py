@@ -18,6 +18,7 @@ _ADVICE = {
     "silent": "is its server running, and can it be reached? see its log, and iceprod doctor there",
     "lag": "is there an error in the log of the child? see: iceprod site show",
     "certificate": "is the child running? it renews its certificate by itself; else invite it anew",
+    "restored": "is it running? revoke it if it is gone for good: until then no task is given to anybody",
     "dead letters": "iceprod site dead-letters, on the child; then retry or discard",
     "version": "upgrade the older one soon: one release apart still works",
 }

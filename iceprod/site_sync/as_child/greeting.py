@@ -5,7 +5,7 @@ from __future__ import annotations
 from iceprod.errors import ConflictError, Unavailable
 from iceprod.model.federation import Peer
 from iceprod.site_sync.as_child.calls import Calls
-from iceprod.site_sync.messages import PROTOCOLS, Hello, Welcome
+from iceprod.site_sync.messages import FIRST_WITH_TERMS, PROTOCOLS, Hello, Welcome
 from iceprod.store.base import Store
 from iceprod.store.federation import PeerPatch
 
@@ -32,7 +32,7 @@ async def is_new_term(peer: Peer, found: Welcome, link: Calls, store: Store) -> 
     Raises:
         Unavailable: it was, but this is not the copy that goes on: an older one answers.
     """
-    if found.protocol < 2:
+    if found.protocol < FIRST_WITH_TERMS:
         return False
     known = await store.peers.get(peer.role, peer.name)
     term = 0 if known is None else known.term

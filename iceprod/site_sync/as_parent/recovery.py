@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import structlog
 
 from iceprod.clock import Clock
@@ -12,12 +10,10 @@ from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.recovering import Recovering
 from iceprod.services.scheduling import Scheduler
 from iceprod.site_sync import terms
+from iceprod.site_sync.messages import FIRST_WITH_TERMS
 from iceprod.site_sync.registry import Registry
 from iceprod.site_sync.terms import Term
 from iceprod.store.base import Store
-
-FIRST_PROTOCOL: Final = 2
-"""Sites that speak an older one do not know of terms, and are not waited for."""
 
 logger = structlog.get_logger(__name__)
 
@@ -62,7 +58,7 @@ class Recovery:
             return
         self._watch.unsettle()  # leases that ended while nobody was there are not over, either
         peers = await self._store.peers.all()
-        self.state.waits_for = tuple(peer.name for peer in peers if self._is_awaited(peer))
+        self._wait_for(*(peer.name for peer in peers if self._is_awaited(peer)))
         is_late = self._monotonic() >= self._until
         is_on = (await terms.current(self._store.values)).is_recovering
         if self.state.waits_for and not is_late and is_on:
@@ -70,9 +66,14 @@ class Recovery:
         if is_on:
             await terms.keep(self._store.values, Term(self._registry.term))
         logger.info("work is given out again", missing=list(self.state.waits_for))
-        self.state.is_on, self.state.waits_for = False, ()
+        self.state.is_on = False
+        self._wait_for()
         self._scheduler.go_on()
+
+    def _wait_for(self, *sites: str) -> None:
+        self.state.waits_for = self._registry.awaited = sites
 
     def _is_awaited(self, peer: Peer) -> bool:
         is_child = peer.role is PeerRole.CHILD and not peer.is_gone
-        return is_child and peer.protocol >= FIRST_PROTOCOL and peer.term < self._registry.term
+        knows = peer.protocol >= FIRST_WITH_TERMS  # others can't say what they hold
+        return is_child and knows and peer.term < self._registry.term

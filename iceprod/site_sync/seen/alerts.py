@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from iceprod.model.federation import Peer, PeerRole
+from iceprod.site_sync.messages import FIRST_WITH_TERMS
 from iceprod.site_sync.seen.history import Point
 
 SILENT_S: Final = 300.0
@@ -42,6 +43,7 @@ class Look:
     version: str  # this site's own
     certificate_s: float  # for how long certificates of sites are good
     now: float
+    term: int = 0  # this site's own, while children have to say what they hold
 
 
 def alerts(look: Look) -> tuple[Alert, ...]:
@@ -96,6 +98,8 @@ def _certificate(look: Look) -> _Found:
 
 def _rest(look: Look) -> _Found:
     peer = look.peer
+    if peer.role is PeerRole.CHILD and peer.term < look.term and peer.protocol >= FIRST_WITH_TERMS:
+        yield "restored", "this site was restored, and waits for it to say what it holds", False
     if look.dead:
         where = "here" if peer.role is PeerRole.PARENT else "there"
         what = f"{look.dead} reports were" if look.dead > 1 else "a report was"

@@ -12,6 +12,7 @@ from iceprod.model.federation import ErrandStatus, Peer, PeerRole, PeerStatus, h
 from iceprod.model.principal import Principal
 from iceprod.services.authorization import check
 from iceprod.services.peer_states import PeerStates
+from iceprod.site_sync import terms
 from iceprod.site_sync.seen.alerts import SILENT_S, Alert, Look, alerts
 from iceprod.site_sync.seen.history import Course, Point, SiteHistory, rates
 from iceprod.store.base import Store
@@ -117,6 +118,7 @@ class Overview:
             version=self._version,
             certificate_s=self._certificate_s,
             now=now,
+            term=await self._recovering_term() if peer.role is PeerRole.CHILD else 0,
         )
         return Standing(
             at=now,
@@ -134,6 +136,11 @@ class Overview:
             alerts=alerts(look),
             course=course,
         )
+
+    async def _recovering_term(self) -> int:
+        """This site's term while children have to say what they hold since it began; else 0."""
+        term = await terms.current(self._store.values)
+        return term.number if term.is_recovering else 0
 
 
 def _condition(peer: Peer, contact_at: float, now: float) -> str:
