@@ -30,7 +30,7 @@ pytestmark = [
     needs_nginx,
 ]
 
-JOBS = int(os.environ.get("ICEPROD_CHAOS_JOBS", "36"))
+JOBS = int(os.environ.get("ICEPROD_CHAOS_JOBS", "34"))
 only_all = pytest.mark.skipif(
     os.environ.get("ICEPROD_CHAOS_SITES") != "all", reason="only with ICEPROD_CHAOS_SITES=all"
 )

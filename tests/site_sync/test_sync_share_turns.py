@@ -138,6 +138,19 @@ async def test_who_makes_no_use_of_its_turn_elsewhere_is_passed_over(monkeypatch
         assert await take(turns, "here", order)  # and that holds for a while
 
 
+async def test_a_rival_has_all_the_time_though_who_waited_before_has_gone():
+    turns, order = ShareTurns(lambda: ["there"]), list[str]()
+    assert not await take(turns, "here", order)
+    gone = asyncio.create_task(take(turns, "here", order))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert turns._left_until
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+
+    assert not turns._left_until
+
+
 async def test_what_was_had_elsewhere_counts_here():
     turns, order = ShareTurns(), list[str]()
     turns.charge_elsewhere("much", 10, 1.0)

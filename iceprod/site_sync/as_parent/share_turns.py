@@ -91,6 +91,7 @@ class ShareTurns:
                 self.leave()  # it was given at that very moment
             else:
                 self._waiting = [waiting for waiting in self._waiting if waiting[1] is not place]
+                self._call_next()
             raise
 
     def charge(self, name: str, amount: float) -> bool:
@@ -127,6 +128,8 @@ class ShareTurns:
         return max(self._had.get(name, 0.0), self._served)
 
     def _call_next(self) -> None:
+        if not self._waiting:
+            self._left_until.clear()
         while self._waiting and not self._is_taken:
             place = min(range(len(self._waiting)), key=lambda i: self._had[self._waiting[i][0]])
             name, future = self._waiting[place]
@@ -134,6 +137,7 @@ class ShareTurns:
                 return
             del self._waiting[place]
             if not future.done():
+                self._left_until.clear()
                 self._is_taken = True
                 future.set_result(None)
 
