@@ -46,7 +46,7 @@ async def _datasets(store: Store) -> None:
         sites=SiteRules(only=("", "east"), never=("west",)),
     )
     await make(
-        store, "second", depends=((), (0,)), external=((("first", 2),), ()), jobs_wanted=3, always_active=True
+        store, "second", depends=((), (0,)), external=((("first", 2),), ()), jobs_wanted=4, always_active=True
     )
     await make(store, "empty", jobs_wanted=1, jobs=0)
     await store.datasets.add_classes(
@@ -85,6 +85,9 @@ async def _work(store: Store) -> None:
     await move(store, "first-4-0", E.SUSPENDED)
     await claim(store, "first-5-0", pilot="p1")
     await move(store, "first-5-0", E.DEFERRED, lease_id="L", ended=failed, release_at=500.25)
+    for index in range(2):
+        await move(store, f"second-3-{index}", E.SUSPENDED)
+    assert await store.datasets.remove_jobs("second", [3], now=30.0) == 1
 
 
 async def _records(store: Store) -> None:
@@ -173,7 +176,22 @@ async def _federation(store: Store) -> None:
     for role, name in ((PeerRole.PARENT, "north"), (PeerRole.CHILD, "north"), (PeerRole.CHILD, "süd")):
         url = "https://north.org" * (role is PeerRole.PARENT)
         await store.peers.put(
-            Peer(name, role, PeerStatus.PAUSED, 1.5, url, "3.1", 2, 2.5, 7, 60.0, note="why", **times)
+            Peer(
+                name,
+                role,
+                PeerStatus.PAUSED,
+                1.5,
+                url,
+                "3.1",
+                2,
+                2.5,
+                7,
+                60.0,
+                note="why",
+                at_once=True,
+                term=3,
+                **times,
+            )
         )
     await store.errands.add([errand(n) for n in (2, 11, 0, 1)])
     await store.errands.end(["m-1-0"], ErrandStatus.ENDED, now=7.5)
