@@ -77,7 +77,7 @@ class Browser:
         assert answer.code == 200, (path, answer.code, answer.body)
         return answer.body.decode()
 
-    async def post(self, path: str, *, via: str = "/sign-in", **fields: str) -> HTTPResponse:
+    async def post(self, path: str, /, *, via: str = "/sign-in", **fields: str) -> HTTPResponse:
         """Send a form as the page ``via`` would."""
         page = (await self.get(via)).body.decode()
         found = re.search(r'name="(?:_xsrf|xsrf)" (?:value|content)="([^"]+)"', page)

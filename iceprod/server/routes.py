@@ -112,7 +112,7 @@ SERVICES: Final = (
             "DELETE": "file.delete_any",
         },
     ),
-    Route("/proxy", ProxyHandler, {"GET": "proxy.read"}),
+    Route("/proxy", ProxyHandler, {"GET": "proxy.read", "PUT": "proxy.write"}),
     Route("/download", DownloadHandler, {"POST": "proxy.read"}),
     Route("/tus/?", tus.TusCreation, {"OPTIONS": "upload.about", "POST": "upload.create"}),
     Route(

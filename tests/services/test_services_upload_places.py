@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 
 import pytest
 from site_harness import ADMIN, ALICE
 from upload_harness import Elsewhere, open_bench
 
-from iceprod.errors import Unavailable
+from iceprod.errors import InputError, Unavailable
 from iceprod.services.origins import OriginRule
 from iceprod.services.uploads.values import Stage
 from tests.movers.conftest import SERVERS
@@ -51,6 +52,33 @@ async def test_a_file_goes_on_to_a_real_server(site, tmp_path, place):
 
         view = await bench.status(begun.upload_id, ALICE)
         assert (view.stage, view.error) == (Stage.STORED, "")
+        assert (place.folder / "hits.npz").read_bytes() == DATA
+        assert not list(bench.folder.rglob("data"))
+
+
+async def sent(passing, data):
+    for start in range(0, len(data), 100_000):
+        await passing.write(data[start : start + 100_000])
+    return await passing.finish()
+
+
+@pytest.mark.slow
+async def test_a_file_is_passed_on_to_a_real_server_as_it_comes_or_changes_nothing(site, tmp_path, place):
+    where, digest = str(place.at("hits.npz")), hashlib.sha256(DATA).hexdigest()
+    async with open_bench(site, tmp_path / "uploads", elsewhere=elsewhere(place)) as bench:
+        begin = bench.uploads.passing.begin
+        assert await sent(await begin(ALICE, where, size=len(DATA), sha256=digest), DATA) == digest
+        with pytest.raises(InputError) as wrong:
+            await sent(await begin(ALICE, where, size=len(DATA), sha256=digest), DATA[::-1])
+        left = await begin(ALICE, where, size=len(DATA))
+        await left.write(DATA[:1_000_000])
+        await left.break_off()
+        assert await sent(await begin(ALICE, str(place.at("empty")), size=0), b"")
+
+        assert wrong.value.detail["reason"] == "wrong_checksum"
+        async with asyncio.timeout(10):
+            while sorted(each.name for each in place.folder.iterdir()) != ["empty", "hits.npz"]:
+                await asyncio.sleep(0.01)
         assert (place.folder / "hits.npz").read_bytes() == DATA
         assert not list(bench.folder.rglob("data"))
 

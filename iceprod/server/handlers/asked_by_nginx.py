@@ -6,6 +6,7 @@ import json
 import re
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from tornado.escape import url_unescape
 from tornado.web import HTTPError
@@ -47,6 +48,10 @@ class MayUploadHandler(UploadAccess):
         elif original.startswith(f"{ONE_TIME}/"):
             found = secret_path(original) or ("", "")
             await self.services.uploads.one_time.may_send(*found, size=size)
+        elif original == "/proxy":
+            query = self.request.headers["X-Original-URI"].partition("?")[2]
+            urls = parse_qs(query).get("url", [""])
+            await self.services.uploads.passing.admit(self.principal, urls[0], size=size)
         elif found_id := _TUS.fullmatch(original):
             await self._may_send_by_tus(found_id[1] or "", size)
         else:

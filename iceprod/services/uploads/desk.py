@@ -15,6 +15,7 @@ from iceprod.services.uploads.ending import Ending
 from iceprod.services.uploads.joining import Joining
 from iceprod.services.uploads.keeper import UploadKeeper
 from iceprod.services.uploads.one_time import OneTime
+from iceprod.services.uploads.passing import PassingOn
 from iceprod.services.uploads.service import UploadService
 from iceprod.services.uploads.shelf import Shelf
 from iceprod.services.uploads.targets import QuotaCheck, Targets
@@ -24,12 +25,16 @@ from iceprod.services.uploads.values import UploadLimits
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """What there is: uploads that come in parts, in one piece to a one-time path, and of pieces."""
+    """What there is: uploads that come in parts, in one piece to a one-time path, and of pieces.
+
+    What is `passing` on to an origin meanwhile is kept nowhere.
+    """
 
     service: UploadService
     one_time: OneTime
     joining: Joining
     keeper: UploadKeeper
+    passing: PassingOn
 
 
 def make_uploads(
@@ -64,4 +69,5 @@ def make_uploads(
         clock=clock,
         limits=limits,
     )
-    return Uploads(service, OneTime(service), Joining(service), UploadKeeper(service))
+    passing = PassingOn(targets, origins=origins, transfers=transfers, run=run, clock=clock)
+    return Uploads(service, OneTime(service), Joining(service), UploadKeeper(service), passing)

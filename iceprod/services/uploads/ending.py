@@ -15,8 +15,9 @@ from typing import Final
 import structlog
 
 from iceprod.clock import Clock
-from iceprod.errors import ConflictError, IceProdError, InputError, NotFoundError, TransferFailed
+from iceprod.errors import ConflictError, IceProdError, InputError, NotFoundError
 from iceprod.model.file import Direction
+from iceprod.model.location import parse_location
 from iceprod.movers.base import Outgoing
 from iceprod.services.origins import Origins
 from iceprod.services.transfers import Transfer, Transfers
@@ -126,7 +127,14 @@ class Ending:
             return
         try:
             await self._send(held)
-            await self._targets.register(about, size=held.mark.offset, now=self._clock())
+            await self._targets.register(
+                about.principal,
+                parse_location(about.target),
+                holder=about.holder,
+                size=held.mark.offset,
+                checksums={**about.checksums, "sha256": about.sha256},
+                now=self._clock(),
+            )
         except IceProdError as exc:
             await self._put_off(held, exc)
         else:
@@ -140,12 +148,7 @@ class Ending:
             with self._transfers.begin(flow, label=f"to {origin.name}", size_bytes=size) as transfer:
                 checksums = {**held.about.checksums, "sha256": held.about.sha256}
                 body = Outgoing(size, self._pieces(held, transfer), checksums)
-                await origin.mover.put(location, origin.access, body)
-            facts = await origin.mover.stat(location, origin.access)
-        if facts.size_bytes not in (None, size):
-            raise TransferFailed(
-                f"the origin has {facts.size_bytes} bytes of {size}", source=str(location), done_bytes=0
-            )
+                await self._targets.put(location, origin, body)
 
     async def _pieces(self, held: Held, transfer: Transfer) -> AsyncIterator[bytes]:
         offset = 0

@@ -309,6 +309,22 @@ class UploadService:
             await writing.release()
             self._tell(held)
 
+    async def finish_here(self, writing: Writing) -> UploadView:
+        """As `finish`, of an upload that is as long as what came.
+
+        Raises:
+            IceProdError: as of `finish`.
+        """
+        held = writing.held
+        try:
+            await writing.end()
+            changed = held.about.after(length=held.mark.offset)
+            await self.run(lambda: held.change(changed))
+        except BaseException:
+            await writing.release()
+            raise
+        return await self.finish(writing)
+
     async def break_off(self, writing: Writing, reason: str) -> None:
         """The client has gone: keep what can be kept, even if nobody waits for that any more."""
         ending = asyncio.create_task(self._end_as_it_is(writing, reason))

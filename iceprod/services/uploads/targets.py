@@ -5,15 +5,17 @@ Rights are those that anybody needs to write there in any other way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from iceprod.errors import ConflictError, InputError, NotFoundError
+from iceprod.errors import ConflictError, InputError, NotFoundError, TransferFailed
 from iceprod.model.file import FileRecord, Replica
 from iceprod.model.location import Location, parse_location
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import parse_task_id
+from iceprod.movers.base import Outgoing
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.file_catalogue import AREAS, FileCatalogue
 from iceprod.services.files import FileService
@@ -135,25 +137,49 @@ class Targets:
         location = parse_location(about.target)
         return location, await self._origins.find(location, about.principal, writing=True)
 
-    async def register(self, about: About, *, size: int, now: float) -> None:
+    async def put(self, location: Location, origin: Origin, body: Outgoing) -> None:
+        """Send a file to an origin, at which it is the caller's turn, and look whether all of it is there.
+
+        Raises:
+            TransferFailed: it is not.
+            IceProdError: as of `Mover.put`.
+        """
+        await origin.mover.put(location, origin.access, body)
+        facts = await origin.mover.stat(location, origin.access)
+        if facts.size_bytes not in (None, body.size_bytes):
+            raise TransferFailed(
+                f"the origin has {facts.size_bytes} bytes of {body.size_bytes}",
+                source=location.shown,
+                done_bytes=0,
+            )
+
+    async def register(
+        self,
+        principal: Principal,
+        location: Location,
+        *,
+        holder: Holder,
+        size: int,
+        checksums: Mapping[str, str],
+        now: float,
+    ) -> None:
         """Let the catalogue know of a task's file that an origin has got, by the path of its address.
 
         What is of no dataset would be everybody's to see there.
         """
-        location = parse_location(about.target)
         name = location.path.strip("/")
-        if not about.holder.dataset_id or name.split("/")[0] in AREAS:
+        if not holder.dataset_id or name.split("/")[0] in AREAS:
             return
         job_index = task_index = None
-        if about.kind is PrincipalKind.TASK:
-            _, job_index, task_index = parse_task_id(about.caller)
+        if principal.kind is PrincipalKind.TASK:
+            _, job_index, task_index = parse_task_id(principal.id)
         record = FileRecord(
-            dataset_id=about.holder.dataset_id,
+            dataset_id=holder.dataset_id,
             name=name,
             size_bytes=size,
-            checksums={**about.checksums, "sha256": about.sha256},
-            owner=about.holder.user,
-            group=about.holder.group,
+            checksums=dict(checksums),
+            owner=holder.user,
+            group=holder.group,
             created_at=now,
             job_index=job_index,
             task_index=task_index,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.web import RequestHandler, stream_request_body
@@ -36,16 +36,31 @@ class UploadAccess(FileAccess):
         return await super()._identify()
 
 
-@stream_request_body
-class ReceivingHandler(UploadAccess):
-    """Passes its body on to a `Writing`, which `prepare` of a subclass begins by `receive`."""
+class Sink(Protocol):
+    """Whatever takes a body piece by piece."""
 
-    _writing: Writing | None = None
+    async def write(self, data: bytes) -> None:
+        """Take ``data``; returns when more may follow."""
+        ...
+
+
+S = TypeVar("S", bound=Sink)
+
+
+@stream_request_body
+class BodyHandler(UploadAccess, Generic[S]):
+    """Passes its body on to a sink, which `prepare` of a subclass begins by `receive`."""
+
+    _writing: S | None = None
     _failure: IceProdError | None = None
     _thrown_away = 0
     _watch: asyncio.TimerHandle | None = None
 
-    def receive(self, writing: Writing) -> None:
+    async def give_up(self, writing: S, reason: str) -> None:
+        """Bring what was begun to an end, because no more comes."""
+        raise NotImplementedError
+
+    def receive(self, writing: S) -> None:
         """Let the body go there."""
         self._writing = writing
         connection = cast(HTTP1Connection, self.request.connection)
@@ -73,7 +88,7 @@ class ReceivingHandler(UploadAccess):
         if self._thrown_away > _THROWN_AWAY and not self._finished:
             self.send_error(exc_info=(type(self._failure), self._failure, None))
 
-    def received(self) -> Writing | None:
+    def received(self) -> S | None:
         """Where the whole body went; None if there was none to take.
 
         Raises:
@@ -103,7 +118,7 @@ class ReceivingHandler(UploadAccess):
         writing, self._writing = self._writing, None
         if writing is not None:
             try:
-                await self.services.uploads.service.break_off(writing, reason)
+                await self.give_up(writing, reason)
             except IceProdError as exc:  # what came since it was last kept is lost
                 self.log_exception(type(exc), exc, None)
 
@@ -118,3 +133,11 @@ class ReceivingHandler(UploadAccess):
 
     def _give_up(self) -> None:
         cast(Any, self.request.connection).close()
+
+
+class ReceivingHandler(BodyHandler[Writing]):
+    """Writes its body to an upload."""
+
+    async def give_up(self, writing: Writing, reason: str) -> None:
+        """Keep what can be kept."""
+        await self.services.uploads.service.break_off(writing, reason)
