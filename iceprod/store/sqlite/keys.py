@@ -42,7 +42,7 @@ def kind_keys(number: int) -> tuple[int, int]:
 
 
 class Numbers:
-    """Which dataset has which number, remembered for good: neither is ever given again."""
+    """Which dataset has which number, remembered until it has gone: neither is ever given again."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}
@@ -59,6 +59,10 @@ class Numbers:
                 found = self._number[dataset_id] = row[0]
         return found
 
+    def forget(self, dataset_id: str) -> None:
+        """There is no such dataset any more."""
+        self._dataset_id.pop(self._number.pop(dataset_id, 0), None)
+
     def dataset_id(self, connection: sqlite3.Connection, number: int) -> str:
         """The id of a dataset that is known to exist."""
         found = self._dataset_id.get(number)
@@ -73,7 +77,7 @@ class Numbers:
             dataset_id, job_index, task_index = parse_task_id(task_id)
         except NotFoundError:
             return None
-        number = self.number(connection, dataset_id)
+        number = self._number.get(dataset_id) or self.number(connection, dataset_id)
         return None if number is None else task_key(number, job_index, task_index)
 
     def job(self, connection: sqlite3.Connection, job_id: str) -> int | None:

@@ -62,7 +62,7 @@ class Work(Changes):
         if after in (IDLE, WAITING) and event is not TaskEvent.RELEASED:
             after = self._landing(row, state, after, now=now)
         self.place(row, after, now=now)
-        return self._consequences(row, state, before, now=now)
+        return self._consequences(_task(move.task_id, row, state), row, state, before, now=now)
 
     def renew(self, key: int, lease_id: str, *, until: float) -> bool:
         """Extend a lease if the task is held by it."""
@@ -159,13 +159,12 @@ class Work(Changes):
             )
         )
 
-    def _consequences(self, row: Row, state: State, before: int, *, now: float) -> Moved:
+    def _consequences(self, task: Task, row: Row, state: State, before: int, *, now: float) -> Moved:
         """Move what depends on a task that was moved, roll up, and tell it all."""
         after, key = row.status, row.key
         released: Classed = []
         held: Classed = []
         job = dataset = None
-        task = _task(row, state)
         if after == WAITING:
             released.append((task.task_id, row.class_id))
         if before != after and (after in _COUNTED_BY_JOB or before in _COUNTED_BY_JOB):
@@ -229,14 +228,12 @@ def _task_id(key: int, state: State) -> str:
     return f"{state.dataset.dataset_id}-{(key & JOB_MASK) >> TASK_BITS}-{key & TASK_MASK}"
 
 
-def _task(row: Row, state: State) -> Task:
-    dataset_id = state.dataset.dataset_id
-    job_index, task_index = (row.key & JOB_MASK) >> TASK_BITS, row.key & TASK_MASK
+def _task(task_id: str, row: Row, state: State) -> Task:
     return Task(
-        f"{dataset_id}-{job_index}-{task_index}",
-        dataset_id,
-        job_index,
-        task_index,
+        task_id,
+        state.dataset.dataset_id,
+        (row.key & JOB_MASK) >> TASK_BITS,
+        row.key & TASK_MASK,
         rows.TASK_STATUSES[row.status],
         row.status_changed_at,
         row.class_id,
