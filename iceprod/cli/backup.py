@@ -42,7 +42,8 @@ def restore(settings: Settings, *, source: Path, restart: bool) -> None:
 
     The server has to be stopped. The present database is kept beside it under another name; a
     MongoDB database has to be empty. A restoration into MongoDB that was cut off goes on
-    when it is repeated.
+    when it is repeated. Sites that run tasks for this one tell it afterwards what they hold,
+    before tasks are given to anybody.
     """
     from iceprod.server import backups, stores  # noqa: PLC0415 - the whole server
 
