@@ -117,6 +117,7 @@ def make_federation(parts: Parts) -> Federation:
         tidying=Tidying(
             parts.store,
             tasks=parts.tasks,
+            mirrors=parts.mirrors,
             events=parts.events,
             clock=parts.clock,
             keep_s=parts.settings.federation.keep_days * 86400.0,

@@ -1,7 +1,7 @@
 """Datasets that stand for those of other sites.
 
 Their jobs have one task each and are made as tasks are lent, never by the materialiser.  A
-mirror's id follows from what it stands for (``PARENT/ID``), so that there is one of each.
+mirror's id follows from what it stands for (``PARENT/ID``), so that there is one of each at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from iceprod.store.base import DatasetConfig, DatasetPatch, Store
 MOST_JOBS: Final = CHUNK_TASKS
 """Jobs that are made in one step."""
 _TASK: Final = "task"
+_DROPPED: Final = "mirror-dropped/"
+"""The value of that name, with what it stood for behind, is the id of the last mirror that was dropped."""
 _GRAPH: Final[tuple[tuple[()], ...]] = ((),)
 
 
@@ -66,7 +68,18 @@ class Mirrors:
 
     async def find(self, source: str) -> Dataset | None:
         """The mirror of a dataset, as the store has it."""
-        return await self._store.datasets.get(ids.derived_id(source))
+        return await self._store.datasets.get(await self._id(source))
+
+    async def drop(self, mirror: Dataset) -> bool:
+        """Forget a mirror that has no jobs; what comes of its dataset later gets another one."""
+        if await self._id(mirror.source) == mirror.dataset_id:
+            await self._store.values.put(_DROPPED + mirror.source, mirror.dataset_id)
+        return await self._store.datasets.remove(mirror.dataset_id)
+
+    async def _id(self, source: str) -> str:
+        """The id of the mirror of a dataset: after one was dropped another one, for none is used again."""
+        dropped = await self._store.values.get(_DROPPED + source)
+        return ids.derived_id(f"{source} {dropped}" if dropped else source)
 
     async def make(self, source: str, facts: Facts, config: str) -> Dataset:
         """A new mirror, or that which somebody else made at the same time.
@@ -77,7 +90,7 @@ class Mirrors:
         await asyncio.to_thread(loads, config.encode())
         now, site = self._clock(), source.partition("/")[0]
         made = Dataset(
-            dataset_id=ids.derived_id(source),
+            dataset_id=await self._id(source),
             number=0,
             owner=f"{facts.owner}@{site}",
             group=f"@{site}",

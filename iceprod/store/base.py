@@ -18,7 +18,7 @@ cannot write (disk full, connection lost).  Instants are seconds since the epoch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ from iceprod.store.federation import FederationStore
 from iceprod.store.files import FileStore
 from iceprod.store.logs import LogInfo, LogRepository
 from iceprod.store.sharing import Hold, Message, Sharing
+from iceprod.store.trail import AuditEntry, AuditRepository
 
 if TYPE_CHECKING:
     from iceprod.store.archive import Archive
@@ -177,6 +178,13 @@ class DatasetRepository(ABC):
         A job of which a task may still run stays.  For datasets that no other one needs, and of
         whose ended tasks nobody wants another run: what follows from a job is not undone.  Its
         index is never given again.
+        """
+
+    @abstractmethod
+    async def remove(self, dataset_id: str) -> bool:
+        """Forget a dataset that has no jobs, or none any more; False if it has, or there is none.
+
+        For datasets that no other one needs.  Its id must never be used again: it is remembered for good.
         """
 
     @abstractmethod
@@ -376,29 +384,6 @@ class AccountRepository(ABC):
     @abstractmethod
     async def drop_expired_tokens(self, now: float) -> int:
         """Forget every credential that has expired."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """Something that somebody did and that may have to be explained later."""
-
-    at: float
-    principal: str
-    action: str
-    target: str
-    detail: Mapping[str, object]
-
-
-class AuditRepository(ABC):
-    """The append-only audit trail."""
-
-    @abstractmethod
-    async def add(self, entry: AuditEntry) -> None:
-        """Append an entry."""
-
-    @abstractmethod
-    async def select(self, target: str | None, page: Page) -> Slice[AuditEntry]:
-        """Entries about one thing or all, newest first."""
 
 
 class ValueRepository(ABC):

@@ -12,6 +12,7 @@ from site_harness import LARGE, task
 from sync_harness import Pair, open_pair
 
 from iceprod.model.federation import ErrandStatus
+from iceprod.model.file import FileRecord
 from iceprod.model.lifecycle import TaskEvent, TaskStatus
 from iceprod.model.paging import Page
 from iceprod.site_sync.as_child import tidying
@@ -44,6 +45,19 @@ async def finish(pair: Pair, number: int) -> None:
 
 async def look(pair: Pair) -> int:
     return await pair.south.services.federation.tidying.look()
+
+
+async def datasets(pair: Pair) -> int:
+    """How many there are at the child."""
+    return len((await pair.south.store.datasets.select(DatasetFilter(), Page(9))).items)
+
+
+async def put_file(pair: Pair) -> None:
+    """Have a file in a temp area of the mirror."""
+    mirror = await pair.mirror()
+    sums = {"sha256": "ab"}
+    file = FileRecord(mirror.dataset_id, "dataset_temp/a", 1, sums, "alice", "users", 1.0, None, None)
+    await pair.south.store.files.put([file])
 
 
 async def counts(pair: Pair) -> dict[TaskStatus, int]:
@@ -93,7 +107,7 @@ async def test_tasks_of_lost_leases_do_not_stay_for_ever(pair: Pair) -> None:
 
     assert await look(pair) == 2
 
-    assert await counts(pair) == {}
+    assert await datasets(pair) == 0
     assert await pair.errands() == {}
 
 
@@ -101,6 +115,7 @@ async def test_more_comes_to_a_mirror_of_which_all_was_forgotten(pair: Pair) -> 
     await take(pair, 1)
     await finish(pair, 1)
     await pair.tell()
+    await put_file(pair)  # which keeps the mirror
     pair.south.advance(KEEP_S + 1)
     assert await look(pair) == 1
     await pair.restart_south()
@@ -130,5 +145,61 @@ async def test_what_was_cut_off_is_done_at_the_next_turn(pair: Pair, monkeypatch
 
     assert await look(pair) == 3
 
-    assert await counts(pair) == {}
-    assert (await pair.mirror()).jobs_removed == 3
+    assert await datasets(pair) == 0
+
+
+async def test_a_mirror_of_which_nothing_is_left_is_dropped_and_made_anew(pair: Pair) -> None:
+    await take(pair, 1)
+    first = await pair.mirror()
+    await finish(pair, 1)
+    await pair.tell()
+    pair.south.advance(KEEP_S - 10)
+    assert await look(pair) == 0
+    pair.south.advance(20)
+
+    assert await look(pair) == 1
+
+    assert await pair.south.store.datasets.get(first.dataset_id) is None
+    await pair.restart_south()
+    (dataset,) = (await pair.north.store.datasets.select(DatasetFilter(), Page(9))).items
+    task_id = f"{dataset.dataset_id}-0-0"
+    await pair.north.services.tasks.change_all(TaskEvent.HARD_RESET, [task_id])
+    pair.room[LARGE] = 1
+    await pair.take()
+    await finish(pair, 1)
+    await pair.tell()
+    assert (await pair.north.task(task_id)).status is TaskStatus.COMPLETE
+    second = await pair.mirror()
+    assert (second.source, second.jobs_made) == (first.source, 1)
+    assert second.dataset_id != first.dataset_id
+    assert await pair.south.services.federation.parents.means.mirrors.find(first.source) == second
+
+
+async def test_a_mirror_with_files_stays_until_they_have_gone(pair: Pair) -> None:
+    await take(pair, 1)
+    mirror = await pair.mirror()
+    await finish(pair, 1)
+    await pair.tell()
+    await put_file(pair)
+    pair.south.advance(KEEP_S + 1)
+    assert await look(pair) == 1
+    assert (await pair.mirror()).jobs_removed == 1
+
+    await pair.south.store.files.delete(mirror.dataset_id, ["dataset_temp/a"])
+    await look(pair)
+
+    assert await pair.south.store.datasets.get(mirror.dataset_id) is None
+
+
+async def test_a_lent_task_whose_mirror_is_dropped_in_that_moment_goes_back(pair: Pair) -> None:
+    await take(pair, 1)
+    mirror = await pair.mirror()
+    await pair.south.services.tasks.change_all(TaskEvent.SUSPENDED, [f"{mirror.dataset_id}-0-0"])
+    await pair.south.store.datasets.remove_jobs(mirror.dataset_id, [0], now=1.0)
+    assert await pair.south.store.datasets.remove(mirror.dataset_id)
+
+    await pair.parent.taking.repair()
+    await pair.tell()
+
+    assert (await pair.one_of_north()).status is TaskStatus.WAITING
+    assert await pair.errands() == {ErrandStatus.ENDED: 1}

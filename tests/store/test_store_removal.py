@@ -133,3 +133,23 @@ async def test_what_was_forgotten_stays_so_in_a_copy(open_store: OpenStore, tmp_
         assert await target.check() == []
         assert await target.datasets.get("d") == await store.datasets.get("d")
         assert await counters(target) == await counters(store)
+
+
+async def test_a_dataset_without_jobs_is_forgotten_with_all_that_is_its(store: Store):
+    await ended(store)
+    await store.datasets.add_classes([TaskClass(class_of(0), "d", 0, Requirements())])
+    assert not await store.datasets.remove("d")
+    await run(store, "d-4-0")
+    await store.datasets.remove_jobs("d", range(5), now=30.0)
+
+    assert await store.datasets.remove("d")
+
+    assert await store.datasets.get("d") is None
+    assert await store.datasets.config("d", 1) is None
+    assert await store.datasets.classes("d") == []
+    assert await store.datasets.remove_jobs("d", [0], now=1.0) == 0
+    assert await store.datasets.materialise("d", 5, [[class_of(0)]], now=1.0) is None
+    assert not await store.datasets.remove("d")
+    assert not (await check(store.archive)).problems
+    assert await store.check() == []
+    assert (await make(store, "e", jobs=1)).number == 2

@@ -35,6 +35,7 @@ from iceprod.services.mirrors import MOST_JOBS, Mirrors
 from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_child.appetite import appetite, covers
 from iceprod.site_sync.as_child.calls import Calls
+from iceprod.site_sync.as_child.errands import operation
 from iceprod.site_sync.as_child.mirroring import Mirroring
 from iceprod.site_sync.as_child.nearby import Nearby
 from iceprod.site_sync.as_child.outbox import Outbox
@@ -109,16 +110,22 @@ class Taking:
         self._is_unsure = True  # whether tasks may have been lent that are none of this site
 
     async def repair(self) -> None:
-        """Make the jobs that an earlier process has left unmade."""
-        after, dataset_ids = None, dict[str, None]()
+        """Make the jobs that were left unmade; errands whose mirror was dropped meanwhile go back."""
+        after, by_dataset = None, dict[str, list[Errand]]()
         while errands := await self._store.errands.open(self.peer.name, after, _PAGE):
-            dataset_ids |= {errand.task_id.partition("-")[0]: None for errand in errands}
+            for errand in errands:
+                by_dataset.setdefault(errand.task_id.partition("-")[0], []).append(errand)
             after = errands[-1].task_id
             self._nearby.took(errand.task_id for errand in errands)
-        for dataset_id in dataset_ids:
+        for dataset_id, some in by_dataset.items():
             dataset = await self._store.datasets.get(dataset_id)
             if dataset is not None:
                 await self._fill(dataset)
+            else:
+                now, body = self._clock(), {"reason": "its dataset is not kept here any more"}
+                await self._outbox.add(
+                    *(operation(each, OperationKind.RETURNED, body, at=now) for each in some)
+                )
 
     async def step(self) -> None:
         """Take what there is, waiting for it; without room for anything, wait for room."""
@@ -133,7 +140,11 @@ class Taking:
         pulled = await self._pull(shapes, held)
         if pulled is None:
             return
-        kept = await self.keep(pulled.tasks)
+        try:
+            kept = await self.keep(pulled.tasks)
+        except ConflictError:
+            await self.repair()
+            raise
         self._is_unsure = kept < len(pulled.tasks)
         if not pulled.tasks:
             await asyncio.sleep(pulled.retry_after_s)

@@ -43,7 +43,7 @@ from iceprod.store.mongo.documents import (
 from iceprod.store.mongo.effects import OWES
 from iceprod.store.mongo.pending import Making, complete, pending, rolled_up, starting, without_pending
 from iceprod.store.mongo.recount import recount
-from iceprod.store.mongo.removal import remove_jobs
+from iceprod.store.mongo.removal import remove, remove_jobs
 
 T = TypeVar("T")
 
@@ -162,6 +162,10 @@ class MongoDatasets(DatasetRepository):
             return 0
         removing = remove_jobs(self._context, dataset_id, sorted(set(jobs)), now=now)
         return await self._context.whole(self._noting(dataset_id, removing))
+
+    async def remove(self, dataset_id: str) -> bool:
+        """See the port."""
+        return await self._context.whole(self._noting(dataset_id, remove(self._context, dataset_id)))
 
     async def progress(self, dataset_id: str) -> Progress:
         """See the port."""

@@ -21,6 +21,7 @@ from iceprod.store.mongo.documents import (
     IDLE,
     WAITING,
     config_document,
+    config_key,
     dataset_of,
     job_counts,
     job_document,
@@ -74,10 +75,11 @@ def pending(
     making: Making | None = None,
     settle: bool = False,
     removing: Sequence[int] = (),
+    dropping: bool = False,
 ) -> Document:
     """What is to be done: keep a configuration, tell the datasets that are needed, make jobs, settle all.
 
-    Or delete the jobs of these indices.
+    Or delete the jobs of these indices, or the dataset itself.
     """
     found: Document = {"id": context.new_batch(), "at": now}
     if config is not None:
@@ -90,6 +92,8 @@ def pending(
         found["settle"] = True
     if removing:
         found["removing"] = list(removing)
+    if dropping:
+        found["dropping"] = True
     return found
 
 
@@ -131,6 +135,8 @@ async def _complete(context: Context, document: Document) -> list[tuple[str, int
         await _settle(context, document, now=todo["at"])
     if "removing" in todo:
         await _remove(context, document, todo["removing"])
+    if "dropping" in todo:
+        await _drop(context, document)
     await context.datasets.update(
         {"_id": name, "pending.id": todo["id"]}, {"$unset": {"pending": ""}, "$inc": {"version": 1}}
     )
@@ -177,6 +183,15 @@ async def _remove(context: Context, document: Document, jobs: Sequence[int]) -> 
     await context.logs.delete({"task_id": {"$in": [f"{name}-{job}-{task}" for job, task in tasks]}})
     await context.attempts.delete({"key": {"$in": [task_key(number, job, task) for job, task in tasks]}})
     await context.jobs.delete({"_id": {"$in": [job_id(name, job) for job in jobs]}})
+
+
+async def _drop(context: Context, document: Document) -> None:
+    """Delete a dataset that has no jobs; last what says that this is to be done."""
+    name = document["_id"]
+    versions = range(1, document["config_version"] + 1)
+    await context.configs.delete({"_id": {"$in": [config_key(name, version) for version in versions]}})
+    await context.classes.delete({"number": document["number"]})
+    await context.datasets.delete({"_id": name})
 
 
 def starting(document: Document) -> list[str]:

@@ -1,4 +1,4 @@
-"""Forgetting jobs that have come to their end."""
+"""Forgetting jobs that have come to their end, and datasets of which no jobs are left."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ async def remove_jobs(context: Context, dataset_id: str, jobs: Sequence[int], *,
         await contend(tries)
         tries += 1
     return 0
+
+
+async def remove(context: Context, dataset_id: str) -> bool:
+    """Delete a dataset without jobs."""
+    tries = 0
+    while (document := await without_pending(context, dataset_id)) is not None:
+        if document["jobs_made"] != document.get("jobs_removed", 0):
+            return False
+        change = {
+            "$set": {"pending": pending(context, now=document["created_at"], dropping=True)},
+            "$inc": {"version": 1},
+        }
+        changed = await context.datasets.change({"_id": dataset_id, "version": document["version"]}, change)
+        if changed is not None:
+            await complete(context, changed)
+            return True
+        await contend(tries)
+        tries += 1
+    return False
 
 
 def _has_ended(job: Job) -> bool:

@@ -26,7 +26,7 @@ from iceprod.store.sqlite.keys import LAST_KEY, TASK_MASK, Numbers, kind_keys
 from iceprod.store.sqlite.materialise import materialise
 from iceprod.store.sqlite.reader import Reader
 from iceprod.store.sqlite.recount import correct, drift
-from iceprod.store.sqlite.removal import remove_jobs
+from iceprod.store.sqlite.removal import remove, remove_jobs
 from iceprod.store.sqlite.states import read_dataset
 from iceprod.store.sqlite.submit import add, set_config
 from iceprod.store.sqlite.transaction import SqliteTransaction
@@ -134,6 +134,14 @@ class SqliteDatasets(DatasetRepository):
         if number is None or not jobs:
             return 0
         return await self._writer.run(lambda transaction: remove_jobs(transaction, number, jobs, now=now))
+
+    async def remove(self, dataset_id: str) -> bool:
+        """See the port."""
+        number = self._number(dataset_id)
+        if number is None or not await self._writer.run(lambda transaction: remove(transaction, number)):
+            return False
+        self._numbers.forget(dataset_id)
+        return True
 
     async def progress(self, dataset_id: str) -> Progress:
         """See the port."""

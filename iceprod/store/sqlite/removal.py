@@ -1,4 +1,4 @@
-"""Forgetting jobs that have come to their end."""
+"""Forgetting jobs that have come to their end, and datasets of which no jobs are left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from iceprod.model.lifecycle import UNFINISHED
 from iceprod.store.sqlite import rows
 from iceprod.store.sqlite.changes import write_state
-from iceprod.store.sqlite.keys import TASK_BITS, TASK_MASK, job_key
+from iceprod.store.sqlite.keys import TASK_BITS, TASK_MASK, job_key, kind_keys
 from iceprod.store.sqlite.states import State
 from iceprod.store.sqlite.transaction import SqliteTransaction
 
@@ -40,6 +40,19 @@ def remove_jobs(transaction: SqliteTransaction, number: int, jobs: Sequence[int]
         _count(connection, number, (task for tasks in ended.values() for task in tasks))
         _count_jobs(connection, state, len(ended), now=now)
     return len(ended)
+
+
+def remove(transaction: SqliteTransaction, number: int) -> bool:
+    """Delete a dataset without jobs."""
+    connection = transaction.settled()
+    sql = "SELECT 1 FROM datasets WHERE number = ? AND jobs_made = jobs_removed"
+    if connection.execute(sql, (number,)).fetchone() is None:
+        return False
+    for table in ("configs", "classes", "externals", "job_counts", "ended_at_sites", "datasets"):
+        connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+    connection.execute("DELETE FROM task_counts WHERE kind BETWEEN ? AND ?", kind_keys(number))
+    transaction.states.forget(number)
+    return True
 
 
 def _delete(connection: sqlite3.Connection, ended: Ended) -> None:
