@@ -150,7 +150,7 @@ class Registry:
         return peer
 
     def touch(self, name: str, *, at: float | None = None, **changes: Any) -> None:
-        """A child was heard of, now or ``at`` an instant; ``changes`` are fields of `PeerState` that it told."""
+        """A child was heard of, now or ``at`` an instant, and told ``changes``, fields of `PeerState`."""
         now = self._clock() if at is None else at
         self.states.saw(PeerRole.CHILD, name, at=now, contact_at=now, **changes)
 
