@@ -66,6 +66,31 @@ def test_a_backup_is_taken_while_the_server_runs_and_restored_after(
         assert bare("dataset", "show", lost).code == 3
 
 
+def test_a_standby_copy_is_kept_and_promoted(
+    bare: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"version": 3.1, "tasks": [{"name": "a", "trays": []}]}))
+    folder = tmp_path / "standby"
+    with RunningSite(tmp_path / "site") as site:
+        for name, value in site.environment.items():
+            monkeypatch.setenv(name, value)
+        kept = bare("dataset", "submit", str(config), "-n", "1").out.strip()
+        followed = bare("follow", "--to", str(folder), "--once", "--data", str(site.folder))
+        refused = bare("promote", str(folder), "--data", str(site.folder))
+
+        site.stop(kill=True)
+        promoted = bare("promote", str(folder), "--data", str(site.folder))
+        marked = bare("promote", "--data", str(site.folder))
+        site.start()
+
+        monkeypatch.setenv("ICEPROD_URL", site.url)
+        assert (followed.code, refused.code, promoted.code, marked.code) == (0, 78, 0, 0)
+        assert "is current" in followed.err
+        assert "begins with term" in marked.err
+        assert bare("dataset", "show", kept).code == 0
+
+
 def test_a_backup_overwrites_nothing(bare: Command, site: RunningSite, tmp_path: Path) -> None:
     target = tmp_path / "here"
     target.write_text("mine")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from site_harness import CRASH, LARGE, Site, open_site, settings, task
+from site_harness import ADMIN, CRASH, LARGE, Site, open_site, settings, task
 from sync_harness import Fault, Pair, make_parents, open_pair, peer_of
 
 from iceprod.errors import AccessDenied, ConflictError, LeaseLost, Unavailable
@@ -18,6 +18,7 @@ from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Outcome
 from iceprod.server import backups
+from iceprod.server.diagnosis import sites as diagnosis
 from iceprod.site_sync.as_child import reclaiming, sender
 from iceprod.site_sync.messages import Listen, Pull, Reclaim, Renew, Report
 from iceprod.store.base import DatasetPatch
@@ -439,13 +440,18 @@ async def test_a_child_that_runs_finds_out_by_itself(pair: Pair, tmp_path: Path)
         await until(lambda: number(north, dataset, COMPLETE), 1)
         await until(lambda: north.store.tasks.count_held("site:south"), 3)
         assert [await outcomes(north, dataset, job) for job in range(4)].count([Outcome.FINISHED]) == 1
-        assert (await pair.errands())[ErrandStatus.OPEN] == 3
+        await until(lambda: ended(pair), 1)
+        assert await pair.errands() == {ErrandStatus.OPEN: 3, ErrandStatus.ENDED: 1}
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
 async def waiting(site: Site) -> int:
     return sum((await site.store.tasks.ready_counts()).values())
+
+
+async def ended(pair: Pair) -> int:
+    return (await pair.errands()).get(ErrandStatus.ENDED, 0)
 
 
 async def number(north: Site, dataset: Dataset, status: TaskStatus) -> int:
@@ -476,3 +482,30 @@ async def test_files_of_leases_that_may_be_true_are_asked_for_again(pair: Pair, 
         stranger = Principal(PrincipalKind.TASK, lent.task_id, lease_id="other")
         with pytest.raises(LeaseLost):
             await north.services.files.check_lease(stranger)
+
+
+async def test_everybody_is_told_for_whom_is_waited(pair: Pair, tmp_path: Path):
+    dataset = await pair.north.submit()
+
+    async with restored(pair, await backup(pair, tmp_path)) as north:
+        told = await said_of_recovery(north, f"{dataset.dataset_id}-0-0")
+        assert "The site was restored and waits for south to say what it holds." in told
+        assert len(told) == 4
+
+        await pair.parent.greet()
+
+        assert await said_of_recovery(north, f"{dataset.dataset_id}-0-0") == []
+
+
+async def said_of_recovery(north: Site, task_id: str) -> list[str]:
+    """What "why", the list of sites, their page and the doctor say of it."""
+    services = north.services
+    (known,) = await services.federation.registry.all(ADMIN)
+    (standing,) = await services.sites.overview.sites(ADMIN)
+    found = [
+        *(await services.why.task(ADMIN, task_id)).sentences,
+        known.state.reason,
+        *(alert.message for alert in standing.alerts),
+        *(finding.message for finding in await diagnosis.look(north.store, north.settings)),
+    ]
+    return [each for each in found if "restored" in each]
