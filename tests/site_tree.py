@@ -183,10 +183,10 @@ def running_tree(
 def started(tree: Tree) -> Iterator[None]:
     """Run all sites, each joined to its parent."""
     try:
-        _start_all(tree)
-        for child, parent in tree.parents.items():
-            if parent:
-                join(tree, parent, child)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_start, tree.sites.values()))
+            pairs = [(parent, child) for child, parent in tree.parents.items() if parent]
+            list(pool.map(lambda pair: join(tree, *pair), pairs))
         yield
     finally:
         for site in tree.sites.values():
@@ -239,11 +239,7 @@ def _behind_nginx(site: TreeSite) -> dict[str, str]:
     }
 
 
-def _start_all(tree: Tree) -> None:
-    def start(site: TreeSite) -> None:
-        site.folder.mkdir(parents=True, exist_ok=True)
-        site.token = asyncio.run(beside.prepare(site.loaded(), name="admin")).token
-        site.start()
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(start, tree.sites.values()))
+def _start(site: TreeSite) -> None:
+    site.folder.mkdir(parents=True, exist_ok=True)
+    site.token = asyncio.run(beside.prepare(site.loaded(), name="admin")).token
+    site.start()

@@ -59,7 +59,6 @@ def test_nothing_is_lost_and_nothing_is_doubled_whatever_is_killed(tree: Cluster
         break_off(tree, "top", 1.0)
         work.wait(0.5)
         tree.kill_other("top")
-        tree.left.kill()
         break_off(tree, "right", 0.5)
 
     play(tree, "clusters", trouble, jobs=JOBS, sleep_s=0.1)
