@@ -16,11 +16,12 @@ from sync_harness import Fault, Pair, Wire, join, make_parent, make_parents, ope
 
 from iceprod.errors import IceProdError
 from iceprod.model.dataset import Dataset
-from iceprod.model.federation import ErrandStatus, PeerRole, PeerStatus
+from iceprod.model.federation import ErrandStatus, OperationKind, PeerRole, PeerStatus, holder_of
 from iceprod.model.lifecycle import TaskStatus
-from iceprod.model.principal import Principal
+from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.model.task import Outcome
 from iceprod.site_sync.as_parent.keeping import GRACE_S
+from iceprod.site_sync.messages import Report, Statement
 
 JOBS = 4
 _METHODS = ("site.pull", "site.report", "site.renew", "site.listen", "site.dataset")
@@ -189,3 +190,30 @@ async def test_three_sites_in_a_row(tmp_path: Path) -> None:
         await upper.listening.renew()
         await lower.listening.renew()
         assert (await south.task(held.task_id)).status is TaskStatus.SUSPENDED
+
+
+async def test_an_owner_hears_of_no_end_that_its_holder_did_not_tell(tmp_path: Path) -> None:
+    """The one in the middle passes on only what is said by the lease that it gave."""
+    async with AsyncExitStack() as stack:
+        sites = []
+        for name in ("north", "middle", "south"):
+            (tmp_path / name).mkdir()
+            sites.append(await stack.enter_async_context(open_site(tmp_path / name)))
+        north, middle, south = sites
+        room = Counter({LARGE: 1})
+        upper = make_parent(middle, await join(north, middle, name="middle"), room)
+        lower = make_parent(south, await join(middle, south, parent_name="middle"), room, parent="middle")
+        await north.submit(task("a"))
+        await upper.taking.step()
+        await lower.taking.step()
+        (held,) = await middle.store.tasks.held_by(holder_of("south"))
+        inbox, child = middle.services.federation.inbox, Principal(PrincipalKind.SITE, "south")
+
+        async def results(lease_id: str) -> list[str]:
+            said = Statement("x", OperationKind.FINISHED, held.task_id, lease_id)
+            return [one.result for one in (await inbox.report(child, Report([said]))).outcomes]
+
+        assert await results("another") == ["lost"]
+        assert (await middle.store.outbox.backlog("north")).waiting == 0
+        assert await results(held.lease_id) == ["applied"]
+        assert (await middle.store.outbox.backlog("north")).waiting == 1
