@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Third-party packages that only some rooms may know.
 CONFINED: dict[str, tuple[str, ...]] = {
+    "asyncssh": ("movers.ssh_link",),
     "tornado": ("server", "rpc.client", "site_sync", "movers.http"),
     "motor": ("store.mongo",),
     "pymongo": ("store.mongo",),

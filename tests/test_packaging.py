@@ -93,7 +93,7 @@ def test_every_script_is_valid_shell() -> None:
 
 def test_named_packages_are_required() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {"tornado", "motor", "jsonrpcclient", "pycurl", "globus-sdk"}
+    wanted = {"tornado", "motor", "jsonrpcclient", "pycurl", "globus-sdk", "asyncssh"}
 
     required = {dependency.split(">")[0] for dependency in project["dependencies"]}
 

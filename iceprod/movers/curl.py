@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import pycurl
 
@@ -203,14 +203,6 @@ def allowed_socket(address: Any, policy: AddressPolicy) -> socket.socket:
     return socket.socket(address.family, address.socktype, address.protocol)
 
 
-class Feeding(Protocol):
-    """A transfer that can send."""
-
-    async def feed(self, upload: Upload) -> None:
-        """Send all of it."""
-        ...
-
-
 class Multi:
     """The transfers of one loop under one address policy, and the connections they share."""
 
@@ -262,7 +254,7 @@ class Multi:
     def _break_socket(self, descriptor: int) -> None:
         """End a connection at once.
 
-        To end one of ssh in good order, libcurl waits for the other side, and the loop with it.
+        To end one in good order, libcurl may wait for the other side, and the loop with it.
         """
         inode = self._sockets.pop(descriptor, None)
         with suppress(OSError):
@@ -357,7 +349,7 @@ def sharing(access: Access) -> object:
     return access.policy, access.ca_path, credential, access.certificate, options
 
 
-async def while_feeding(transfer: Feeding, upload: Upload, wait: Callable[[], Awaitable[_T]]) -> _T:
+async def while_feeding(transfer: Transfer, upload: Upload, wait: Callable[[], Awaitable[_T]]) -> _T:
     """What ``wait`` returns while ``upload`` is sent; raises what of both fails first."""
     if not upload.size_bytes:
         # libcurl would not ask for it, and it is verified by being asked for.

@@ -25,6 +25,7 @@ _CONFIG = """
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {own}/host
+HostKey {own}/host_ecdsa
 PidFile none
 UsePAM no
 StrictModes no
@@ -32,7 +33,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 AuthorizedKeysFile {own}/authorized
 Subsystem sftp internal-sftp
-ForceCommand internal-sftp
+ForceCommand {command}
 MaxStartups 100
 LogLevel ERROR
 """
@@ -46,10 +47,8 @@ class SftpServer(Server):
         # Who tests as root logs in as somebody who may not do everything.
         self.user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         self.key = (own / "user").read_bytes()
-        said = subprocess.run(
-            ["ssh-keygen", "-l", "-f", str(own / "host.pub")], check=True, capture_output=True, text=True
-        )
-        self.fingerprint = _FINGERPRINT.search(said.stdout)[1]
+        self.fingerprints = [_fingerprint(own / f"{name}.pub") for name in ("host", "host_ecdsa")]
+        self.fingerprint = self.fingerprints[0]
         self.host_key = " ".join((own / "host.pub").read_text().split()[:2])
         self._has_small_disk = has_small_disk
 
@@ -72,13 +71,18 @@ class SftpServer(Server):
             forbidden=top.child(forbidden.name),
             full=top.child("full") if self._has_small_disk else None,
             port=self.port,
-            # libssh2 takes its time.
+            # Encryption takes its time.
             large_bytes=100 * 1024 * 1024,
         )
 
 
+def _fingerprint(key: Path) -> str:
+    said = subprocess.run(["ssh-keygen", "-l", "-f", str(key)], check=True, capture_output=True, text=True)
+    return _FINGERPRINT.search(said.stdout)[1]
+
+
 @contextlib.contextmanager
-def sftp_server(_: Path) -> Iterator[SftpServer]:
+def sftp_server(_: Path, *, command: str = "internal-sftp") -> Iterator[SftpServer]:
     program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None or shutil.which("ssh-keygen") is None:
         pytest.skip("needs sshd")
@@ -87,21 +91,21 @@ def sftp_server(_: Path) -> Iterator[SftpServer]:
     # Whoever logs in has to get as far as the folder, which pytest's own lets nobody.
     with tempfile.TemporaryDirectory(prefix="iceprod-sftp-") as made:
         Path(made).chmod(0o755)
-        with _running(program, Path(made)) as server:
+        with _running(program, Path(made), command) as server:
             yield server
 
 
 @contextlib.contextmanager
-def _running(program: str, folder: Path) -> Iterator[SftpServer]:
+def _running(program: str, folder: Path, command: str) -> Iterator[SftpServer]:
     own = folder / "ssh"
     own.mkdir()
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(own / name)], check=True)
+    for name, kind in (("host", "ed25519"), ("host_ecdsa", "ecdsa"), ("user", "ed25519")):
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(own / name)], check=True)
     shutil.copy(own / "user.pub", own / "authorized")
     with small_disk(folder / "full") as full:
         server = SftpServer(folder, own, has_small_disk=full is not None)
         config = own / "sshd_config"
-        config.write_text(_CONFIG.format(port=server.port, own=own))
+        config.write_text(_CONFIG.format(port=server.port, own=own, command=command))
         log = own / "log"
         process = subprocess.Popen(
             [program, "-D", "-f", str(config), "-E", str(log)], stdin=subprocess.DEVNULL

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import hashlib
 import random
+import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -403,6 +405,35 @@ async def test_an_encrypted_file_that_is_changed_on_the_way_is_an_error(place: P
         there = dataclasses.replace(place.by(port), access=access)
         with pytest.raises(TransferFailed):
             await fetched(there, there.at("hits.i3"))
+
+
+@pytest.mark.parametrize("harm", list(Harm))
+async def test_nothing_goes_on_after_a_broken_transfer(place: Place, harm: Harm) -> None:
+    if place.port is None:
+        pytest.skip("there is no connection to be broken")
+    location = kept(place, "hits.i3", noise(4 * MIB))
+    await fetched(place, location)
+    await place.mover.close()
+    again = dataclasses.replace(place, mover=type(place.mover)())
+    before = at_work()
+
+    async with relay(place.port, harm, after=2 * MIB) as port:
+        access = dataclasses.replace(place.access, stall_timeout_s=0.5)
+        there = dataclasses.replace(again.by(port), access=access)
+        # What is not encrypted may be changed and nobody knows.
+        with contextlib.suppress(TransferFailed):
+            await fetched(there, there.at("hits.i3"))
+    await again.mover.close()
+
+    async with asyncio.timeout(10):
+        while not at_work() <= before:
+            await asyncio.sleep(0)
+
+
+def at_work() -> set[object]:
+    """Tasks and threads, but for those of the loop itself, which wait for more."""
+    threads = {each for each in threading.enumerate() if not each.name.startswith("asyncio_")}
+    return threads | asyncio.all_tasks()
 
 
 async def test_a_server_that_is_away_is_told(place: Place, unused_tcp_port: int) -> None:
