@@ -159,8 +159,8 @@ def test_a_site_moves_and_every_task_is_done_once(family: Family, tmp_path: Path
 
     family.old.start_again()
     until(lambda: family.parent("mid", "old")["waiting"] == 0, within_s=90)
-    progress = family.old.call("dataset.progress", dataset_id=work)["tasks"]
-    assert progress == {"complete": 1, "processing": 1, "waiting": JOBS - 2}
+    expected = {"complete": 1, "processing": 1, "waiting": JOBS - 2}
+    until(lambda: family.old.call("dataset.progress", dataset_id=work)["tasks"] == expected, within_s=30)
     assert family.parent("mid", "old")["status"] == "leaving", "what runs was not waited for"
 
     family.open("all")

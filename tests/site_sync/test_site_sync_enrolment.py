@@ -142,7 +142,7 @@ def test_half_a_code_is_none(code: str) -> None:
 async def test_a_site_joins_by_a_certificate(parent: Site) -> None:
     answer = await joined(parent)
 
-    assert (answer.name, answer.site, answer.protocol, answer.token) == ("desy", "top", 1, "")
+    assert (answer.name, answer.site, answer.protocol, answer.token) == ("desy", "top", 2, "")
     assert fits(KEY.key, answer.certificate)
     assert answer.authority == SiteCA.open(parent.settings.authority_path).certificate.read_text()
     assert await holder(parent, answer.certificate) == DESY
@@ -282,11 +282,11 @@ async def test_versions_are_negotiated(parent: Site) -> None:
 
     welcome = await hello(DESY, Hello([1, 2, 99], "2.0"))
 
-    assert (welcome.site, welcome.protocol, welcome.lease_s) == ("top", 1, 3 * 3600.0)
+    assert (welcome.site, welcome.protocol, welcome.lease_s) == ("top", 2, 3 * 3600.0)
     assert (await peer(parent)).version == "2.0"
     with pytest.raises(ConflictError) as caught:
         await hello(DESY, Hello([99]))
-    assert caught.value.detail == {"protocols": [1]}
+    assert caught.value.detail == {"protocols": list(PROTOCOLS)}
     with pytest.raises(AccessDenied):
         await hello(Principal(PrincipalKind.SITE, "nobody"), Hello([1]))
 
@@ -357,7 +357,7 @@ async def test_a_site_leaves(parent: Site) -> None:
 
     await parent.services.federation.registry.leave(DESY)
 
-    assert (await peer(parent)).status is PeerStatus.REVOKED
+    assert (await peer(parent)).status is PeerStatus.LEFT
     assert (await holder(parent, answer.certificate)).kind is PrincipalKind.ANONYMOUS
     with pytest.raises(AccessDenied):
         await parent.services.federation.registry.leave(DESY)

@@ -261,9 +261,11 @@ async def test_joining_and_leaving_is_done_beside_a_server(two: Two) -> None:
     assert made.trouble == ""
 
     await beside.leave(settings, "top")
+    left = await beside.follow(settings, "top", lambda _: None)
 
-    assert (await two.parent.store.peers.get(PeerRole.CHILD, "desy")).status is PeerStatus.REVOKED
-    assert (await two.child.store.peers.get(PeerRole.PARENT, "top")).status is PeerStatus.REVOKED
+    assert left.status is PeerStatus.LEFT
+    assert (await two.parent.store.peers.get(PeerRole.CHILD, "desy")).status is PeerStatus.LEFT
+    assert (await two.child.store.peers.get(PeerRole.PARENT, "top")).status is PeerStatus.LEFT
     assert not (settings.federation_path / "top").exists()
     with pytest.raises(NotFoundError):
         await beside.leave(settings, "top")
@@ -276,9 +278,11 @@ async def test_a_parent_that_is_gone_is_left_anyway(two: Two) -> None:
     bound.close()
     await two.child.store.peers.put(replace(made.parent, url=f"http://127.0.0.1:{number}"))
 
+    await beside.leave(settings, "top")
     with pytest.raises(Unavailable):
-        await beside.leave(settings, "top")
+        await beside.follow(settings, "top", lambda _: None)
     assert (settings.federation_path / "top").exists()
+    assert (await two.child.store.peers.get(PeerRole.PARENT, "top")).status is PeerStatus.LEAVING
     await beside.leave(settings, "top", anyway=True)
 
     assert not (settings.federation_path / "top").exists()
@@ -290,8 +294,9 @@ async def test_a_parent_that_has_ended_it_is_left(two: Two) -> None:
     await two.parent.services.federation.registry.revoke(ADMIN, "desy")
 
     await beside.leave(settings, "top")
+    await beside.follow(settings, "top", lambda _: None)
 
-    assert (await two.child.store.peers.get(PeerRole.PARENT, "top")).status is PeerStatus.REVOKED
+    assert (await two.child.store.peers.get(PeerRole.PARENT, "top")).status is PeerStatus.LEFT
 
 
 # Calling
