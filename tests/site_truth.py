@@ -84,9 +84,7 @@ class Work:
         return f"{said}\n== sites\n{_standing(self.tree)}"
 
 
-def submit(
-    tree: Tree, name: str, *, jobs: int, sleep_s: float = SLEEP_S, never: Sequence[str] = ()
-) -> Work:
+def submit(tree: Tree, name: str, *, jobs: int, sleep_s: float = SLEEP_S, never: Sequence[str] = ()) -> Work:
     """Submit a dataset whose tasks hand files on, and write down each run of theirs; at some sites never."""
     runs = tree.folder / f"runs-{name}"
     runs.mkdir()
