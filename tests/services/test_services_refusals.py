@@ -11,7 +11,7 @@ from site_harness import ALICE, Site
 from iceprod.errors import NotAuthenticated, StoreUnavailable
 from iceprod.model.paging import Page
 from iceprod.model.principal import ANONYMOUS, Principal, PrincipalKind
-from iceprod.services.refusals import RefusedCertificate, Refusals
+from iceprod.services.refusals import Refusals, RefusedCertificate
 
 SITE = Principal(PrincipalKind.SITE, "desy")
 STRANGER = Principal(PrincipalKind.ANONYMOUS, certificate="CN=desy,O=Top")
