@@ -153,10 +153,15 @@ class Machine(RuleBasedStateMachine):
             self.stage.now += span_s
             site.process.expire()
 
-    @rule()
-    def restore_parent(self) -> None:
-        """The first parent is put back, and its children say what they hold: nothing is done again."""
+    @rule(steps=LENGTHS, seed=SEEDS)
+    def restore_parent(self, steps: int, seed: int) -> None:
+        """Work goes on after a backup of the first parent, which is put back: nothing is done again."""
         top = self.world["top"]
+        top.backup = top.ledger.copy()
+        self._work(steps, Random(seed))
+        if seed % 2:  # so that what was done was taken in, too
+            self.stage.finish()
+            self._speak()
         children = [site for site in self._joined() if site.parent == "top"]
         self.stage.finish()
         top.put_back()
