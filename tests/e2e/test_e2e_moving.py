@@ -24,7 +24,7 @@ from tests.servers import Ran, RunningPilot, RunningSite, run, until
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 QUICK = {
-    "ICEPROD_SCHEDULING__LEASE_S": "4",
+    "ICEPROD_SCHEDULING__LEASE_S": "10",
     "ICEPROD_SCHEDULING__HEARTBEAT_S": "0.5",
     "ICEPROD_FEDERATION__POLL_S": "2",
     "ICEPROD_FEDERATION__RENEW_S": "1",
@@ -140,7 +140,7 @@ def test_a_site_moves_and_every_task_is_done_once(family: Family, tmp_path: Path
 
     # A pilot is heard of no more, so that its task waits; and the old parent dies.
     frozen = family.freeze_one("mid")
-    until(lambda: family.waits("mid") == 1, within_s=60)
+    until(lambda: family.waits("mid"), within_s=60)
     family.old.stop(kill=True)
 
     moved = family.command(
@@ -229,11 +229,11 @@ def test_a_site_leaves_at_once_and_takes_that_back(family: Family):
     work = family.submit("old", "work", jobs=JOBS)
     until(lambda: len(family.begun("work")) == sum(PILOTS.values()), within_s=90)
     family.freeze_one("mid")
-    until(lambda: family.waits("mid") == 1, within_s=60)
+    until(lambda: family.waits("mid"), within_s=60)
 
     begun = family.command("mid", "leave", "old", "--no-wait")
     assert begun.code == 0, begun.err
-    until(lambda: family.parent("mid", "old")["tasks"] == sum(PILOTS.values()) - 1, within_s=30)
+    until(lambda: family.parent("mid", "old")["tasks"] < sum(PILOTS.values()), within_s=30)
     resumed = run("site", "resume", "old", env=family.mid.environment)
     assert resumed.code == 0, resumed.err
     assert family.command("mid", "watch", "old").code == 1
