@@ -21,6 +21,7 @@ from tests.site_stage import Claims
 
 RECOVERY_S: Final = 600.0
 _LOOK_S: Final = 10.0
+_TO_DO: Final = (TaskStatus.WAITING, TaskStatus.PROCESSING)
 _WATCH: Final = cast(ClockWatch, SimpleNamespace(unsettle=lambda: None))
 
 
@@ -59,6 +60,7 @@ def make_recovery(process: Any, claims: Claims) -> tuple[Recovery, Adoption]:
         clock=site.clock,
         catalogue=process.catalogue,
         scheduler=cast(Scheduler, claims),
+        tasks=process.work,
         registry=process.registry,
         recovery=recovery,
     )
@@ -93,22 +95,26 @@ async def _begin(ledger: Ledger, above: int) -> None:
     await terms.begin(cast(Any, values), above=above, now=0.0)
 
 
-def done_elsewhere(parent: Any, children: list[Any]) -> Iterator[tuple[Any, Errand]]:
+def children_of(parent: Any) -> list[Any]:
+    """The sites that a parent shares work with, as it remembers."""
+    peers = parent.ledger.peers.values()
+    return [parent.world[peer.name] for peer in peers if peer.role is PeerRole.CHILD and not peer.is_gone]
+
+
+def done_elsewhere(parent: Any, children: list[Any]) -> Iterator[Errand]:
     """What children have completed of a parent, as they know it, and may still say."""
     for child in children:
         for errand in child.ledger.errands.values():
             task = child.ledger.tasks.get(errand.task_id)
             is_said = errand.status is not ErrandStatus.LOST and errand.parent == parent.name
             if is_said and task is not None and task.status is TaskStatus.COMPLETE:
-                yield child, errand
+                yield errand
 
 
-def would_run_again(parent: Any, child: Any, errand: Errand) -> bool:
-    """Whether a task is about to be given out anew that its child has completed."""
-    ledger = parent.ledger
-    task, attempts = ledger.tasks.get(errand.parent_task_id), ledger.attempts.get(errand.parent_task_id, ())
-    if task is None or task.status is not TaskStatus.WAITING:
-        return False
-    knows = ledger.peers.get((PeerRole.CHILD, child.name))
-    # One that was over before the backup was made is nobody's.
-    return knows is not None and errand.lease_id not in {attempt.lease_id for attempt in attempts}
+def is_forgotten(parent: Any, errand: Errand) -> bool:
+    """Whether a task runs again, or is about to, that a child has completed and said so."""
+    task = parent.ledger.tasks.get(errand.parent_task_id)
+    attempts = parent.ledger.attempts.get(errand.parent_task_id, ())
+    # Of a lease that was over before the backup was made nothing more comes.
+    is_known = errand.lease_id in {attempt.lease_id for attempt in attempts}
+    return task is not None and task.status in _TO_DO and not is_known

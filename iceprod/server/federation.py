@@ -254,6 +254,7 @@ def _make_adoption(parts: Parts, registry: Registry, recovery: Recovery) -> Adop
         clock=parts.clock,
         catalogue=parts.catalogue,
         scheduler=parts.scheduler,
+        tasks=parts.tasks,
         registry=registry,
         recovery=recovery,
     )

@@ -24,7 +24,7 @@ from iceprod.model.lifecycle import MOVES, JobStatus, TaskEvent, TaskStatus
 from iceprod.model.task import Outcome
 from iceprod.site_sync.messages import Report, Statement
 from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
-from tests.site_restored import at_once, done_elsewhere, term_of, without_waiting, would_run_again
+from tests.site_restored import at_once, children_of, done_elsewhere, is_forgotten, term_of, without_waiting
 from tests.site_stage import Fate, Stage, Stray
 
 EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "40"))
@@ -162,11 +162,11 @@ class Machine(RuleBasedStateMachine):
         if seed % 2:  # so that what was done was taken in, too
             self.stage.finish()
             self._speak()
-        children = [site for site in self._joined() if site.parent == "top"]
         self.stage.finish()
         top.put_back()
         self.stage.finish()
-        done = list(done_elsewhere(top, children))
+        children = children_of(top)  # as it remembers: one that was revoked meanwhile is its child again
+        done = list(done_elsewhere(top, [child for child in children if child.name not in self.revoked]))
         for _ in range(ROUNDS):
             for site in children:
                 site.process.renew()
@@ -175,7 +175,8 @@ class Machine(RuleBasedStateMachine):
                 break
             at_once(top.process.recovery.look())
         assert not term_of(top.ledger).is_recovering
-        again = [errand for child, errand in done if would_run_again(top, child, errand)]
+        self._speak()
+        again = [errand for errand in done if is_forgotten(top, errand)]
         assert not again, f"these are done once more: {again}"
 
     @rule(which=st.integers(0, 20), some=st.integers(1, 5))

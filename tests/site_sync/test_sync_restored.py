@@ -120,6 +120,27 @@ async def test_what_was_lent_before_and_ended_after_the_backup_is_not_taken_back
         assert await outcomes(north, dataset) == [Outcome.FINISHED]
 
 
+async def test_what_was_lent_again_after_the_backup_is_held_by_the_later_lease(pair: Pair, tmp_path: Path):
+    dataset = await pair.north.submit()
+    await pair.take()
+    copy = await backup(pair, tmp_path)
+    await run_one(pair, fails=True)
+    await pair.tell()
+    pair.north.advance(10_000.0)
+    await pair.north.services.tasks.release_due()
+    await pair.take()
+    await run_one(pair)
+    await pair.tell()
+    assert await outcomes(pair.north, dataset) == [Outcome.FAILED, Outcome.FINISHED]
+
+    async with restored(pair, copy) as north:
+        await pair.parent.greet()
+        await pair.tell()
+
+        assert await north.statuses(dataset) == [COMPLETE]
+        assert await outcomes(north, dataset) == [Outcome.EVICTED, Outcome.FINISHED]
+
+
 async def test_what_runs_at_the_child_goes_on_by_the_same_lease(pair: Pair, tmp_path: Path):
     dataset = await pair.north.submit(njobs=2)
     copy = await backup(pair, tmp_path)

@@ -22,6 +22,7 @@ from iceprod.model.task import Task, parse_task_id
 from iceprod.services.authorization import check
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.scheduling import Scheduler
+from iceprod.services.tasks import TaskService
 from iceprod.site_sync.as_parent.recovery import Recovery
 from iceprod.site_sync.messages import Reclaim, Reclaimed
 from iceprod.site_sync.registry import Registry
@@ -46,6 +47,7 @@ class Adoption:
         clock: Clock,
         catalogue: Catalogue,
         scheduler: Scheduler,
+        tasks: TaskService,
         registry: Registry,
         recovery: Recovery,
     ) -> None:
@@ -53,6 +55,7 @@ class Adoption:
         self._clock = clock
         self._catalogue = catalogue
         self._scheduler = scheduler
+        self._tasks = tasks
         self._registry = registry
         self._recovery = recovery
 
@@ -98,16 +101,23 @@ class Adoption:
             dataset, task = datasets[task_id.partition("-")[0]], found.get(task_id)
             if dataset is None or not dataset.may_run_at(peer.name) or _is_over(task, lease_id):
                 continue
-            if task is not None and task.status is TaskStatus.WAITING and not dataset.suspended:
+            if task is not None and _is_for(peer, task) and not dataset.suspended:
                 free.append((task_id, lease_id))
             elif task is not None or _may_be_made(dataset, task_id):
                 later.append(lease_id)
         free = await self._unknown(free, found)
+        await self._take_back([found[task_id] for task_id, _ in free])
         claimed = await self._scheduler.adopt(peer.name, free, lease_s=peer.lease_s)
         adopted = [lease_id for (_, lease_id), is_ours in zip(free, claimed, strict=True) if is_ours]
         if adopted:
             await self._registry.audit(holder_of(peer.name), "site.reclaim", peer.name, adopted=len(adopted))
         return adopted, later
+
+    async def _take_back(self, tasks: Sequence[Task]) -> None:
+        """End what a child has forgotten: it has got the same task again since, so that had ended."""
+        held = [(task.task_id, task.lease_id) for task in tasks if task.status is TaskStatus.PROCESSING]
+        if held:
+            await self._tasks.evict(held, "it was lent once more before this site was restored")
 
     async def _datasets(self, leases: Leases) -> dict[str, Dataset | None]:
         found: dict[str, Dataset | None] = {}
@@ -136,6 +146,13 @@ def _is_held(task: Task | None, peer: Peer, lease_id: str) -> bool:
         TaskStatus.PROCESSING,
         holder,
         lease_id,
+    )
+
+
+def _is_for(peer: Peer, task: Task) -> bool:
+    """Whether a child may have a task by a lease that is not known: nobody else has it."""
+    return task.status is TaskStatus.WAITING or (
+        task.status is TaskStatus.PROCESSING and task.pilot_id == holder_of(peer.name)
     )
 
 
