@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
 
 import hypothesis
 import pytest
@@ -15,27 +13,10 @@ import structlog
 hypothesis.settings.register_profile("iceprod", deadline=None)
 hypothesis.settings.load_profile("iceprod")
 
-# Marks of tests that take long, those that take longest first.
-_LONG: Final = (("e2e",), ("nginx", "mongo", "browser", "slow"))
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker by which a test says that it provokes warnings."""
     config.addinivalue_line("markers", "expects_logs: provokes log records of level warning or worse")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take long, so that in the end no worker is alone with one of them."""
-    ranks: dict[Path, int] = {}
-    for item in items:
-        ranks[item.path] = min(ranks.get(item.path, len(_LONG)), _rank(item))
-    items.sort(key=lambda item: ranks[item.path])
-
-
-def _rank(item: pytest.Item) -> int:
-    """How far from the beginning a test belongs."""
-    found = (place for place, names in enumerate(_LONG) if any(map(item.get_closest_marker, names)))
-    return next(found, len(_LONG))
 
 
 class _Gather(logging.Handler):

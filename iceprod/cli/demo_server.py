@@ -17,7 +17,7 @@ from typing import Final, Self
 from iceprod.cli.settings import load_settings
 from iceprod.errors import Unavailable
 
-_START_S: Final = 30.0
+_START_S: Final = 120.0
 _STOP_S: Final = 20.0
 _GRACE_S: Final = 1.0
 _LOG_LINES: Final = 20

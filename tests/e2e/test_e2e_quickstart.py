@@ -126,12 +126,13 @@ def test_a_password_may_not_stand_in_the_command_line(folder: Path) -> None:
 @pytest.fixture
 def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A demo that has just submitted its dataset, and the site's address."""
-    process = subprocess.Popen(
-        [*DEMO, "--data", str(folder), "--output", str(folder.parent / "results")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    with (folder.parent / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            [*DEMO, "--data", str(folder), "--output", str(folder.parent / "results")],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     assert process.stdout is not None
     try:
         yield process, address(process.stdout.readline())
@@ -149,7 +150,7 @@ def test_interrupted_the_demo_ends_its_site(
 
     process.send_signal(number)
 
-    assert process.wait(60) == 130
+    assert process.wait(60) == 130, (folder.parent / "errors").read_text()
     assert not answers(url)
     assert left_over(folder) == []
 

@@ -138,8 +138,8 @@ def test_a_code_is_good_once(sites: Sites) -> None:
     assert again.code != 0
     assert "was used" in again.err
     assert left.code == 0, left.err
-    assert sites.seen(sites.parent, "used")["status"] == "revoked"
-    assert sites.seen(sites.child, "used")["status"] == "revoked"
+    assert sites.seen(sites.parent, "used")["status"] == "left"
+    assert sites.seen(sites.child, "used")["status"] == "left"
 
 
 def test_a_code_of_another_site_is_shown_to_nobody(sites: Sites) -> None:

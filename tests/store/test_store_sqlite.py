@@ -293,7 +293,8 @@ async def test_a_dataset_of_an_older_release_may_run_anywhere(path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(schema, "migrations", lambda: older)
         schema.prepare(path, synchronous="OFF")
-    columns, row = rows.DATASET_COLUMNS.removesuffix(", source, sites"), (1, *rows.dataset_row(given)[:-2])
+    columns = rows.DATASET_COLUMNS.removesuffix(", source, sites, jobs_removed")
+    row = (1, *rows.dataset_row(given)[:-3])
     with contextlib.closing(schema.connect(path)) as connection:
         connection.execute(f"INSERT INTO datasets ({columns}) VALUES ({', '.join('?' * len(row))})", row)
 
