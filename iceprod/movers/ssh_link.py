@@ -283,8 +283,8 @@ async def _trusted_link(location: Location, access: Access, trust: _Trust, login
                 continue
         except asyncssh.PermissionDenied:
             raise
-        except asyncssh.Error:
-            # A server that has no other kind of key breaks off.
+        except (asyncssh.Error, ConnectionError):
+            # A server that has no other kind of key breaks off, and may be gone before its reason was read.
             if not trust.has_refused:
                 raise
         raise AccessDenied(f"the server's key is another than the settings say, at {location}")

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 RESERVE = 0.1
+ASKED, ASKED_AGAIN_S = 10, 0.2
 """GB of memory and disk, and hours, that such a pilot keeps for itself."""
 LOGS = ("stdlog", "stderr", "stdout")
 
@@ -277,7 +278,15 @@ class OldPilot:
         return bool(configs)
 
     def claim(self) -> list[dict[str, Any]]:
-        """What `new_task` hands out, refused if it asks for more than was offered."""
+        """What `new_task` hands out; with nothing to do it is asked again for a while, as originals do."""
+        for _ in range(ASKED):
+            if configs := self._claim():
+                return configs
+            time.sleep(ASKED_AGAIN_S)
+        return []
+
+    def _claim(self) -> list[dict[str, Any]]:
+        """What `new_task` hands out now, refused if it asks for more than was offered."""
         offer = dict(self.resources)
         offer["time"] -= (time.time() - self.started) / 3600
         answer = self.rpc(
