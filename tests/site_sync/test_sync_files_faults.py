@@ -165,13 +165,16 @@ async def test_readers_of_one_errand_do_not_fail_by_another_ones_lease(pair: Cha
     await pair.pass_on()
     two = await pair.running()
     pair.child.tap.gate.clear()
-    readers = [asyncio.create_task(each.get(f"{each.dataset_area}/x")) for each in (one, two)]
+    fetching = pair.child.site.services.federation.files._fetching
+    first = asyncio.create_task(one.get(f"{one.dataset_area}/x"))
+    await until(lambda: fetching._coming)
+    second = asyncio.create_task(two.get(f"{two.dataset_area}/x"))
     await asyncio.sleep(0.1)
     await pair.top.site.services.tasks.change_all(TaskEvent.SUSPENDED, [f"{dataset.dataset_id}-0-0"])
 
     pair.child.tap.gate.set()
 
-    assert await asyncio.gather(*readers) == [409, BIG]
+    assert await asyncio.gather(first, second) == [409, BIG]
 
 
 # What goes
