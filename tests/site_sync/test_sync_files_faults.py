@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def left(web) -> list[str]:
     root = web.site.settings.files_path
     found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
     return sorted(str(path) for path in found if path.parts[0] not in (".digests",))
+
+
+def without_rests(pair: Chain) -> None:
+    """Have a long time go by between files that fail."""
+    pair.child.parent.sender._files._steady = count(step=1000).__next__
 
 
 async def until(condition) -> None:
@@ -95,18 +101,14 @@ async def test_a_full_disk_there_is_waited_for(pair: Chain):
     running = await pair.running()
     await running.put(f"{running.job_area}/a", b"muons")
     await running.finish()
-    tree, pauses = pair.top.site.services.files.tree, []
+    tree = pair.top.site.services.files.tree
     tree._keep_free_bytes = 1 << 60
+    without_rests(pair)
 
-    async def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    pair.child.site.services.federation.files.sending._sleep = sleep
     for _ in range(8):
         with pytest.raises(Unavailable):
             await pair.tell()
 
-    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
     tree._keep_free_bytes = 0
     await pair.tell()
     assert left(pair.top) == [f"job_temp/{dataset.dataset_id}/0/a"]
@@ -117,16 +119,13 @@ async def test_a_file_that_always_comes_broken_is_given_up(pair: Chain):
     dataset = await pair.lend(task("gen"))
     running = await pair.running()
     await running.put(f"{running.job_area}/a", BIG)
-    sending = pair.child.site.services.federation.files.sending
+    without_rests(pair)
 
-    async def sleep(_: float) -> None:
-        pair.child.tap.flip_up = 500_000
-
-    sending._sleep = sleep
-    pair.child.tap.flip_up = 500_000
     for _ in range(4):
+        pair.child.tap.flip_up = 500_000
         with pytest.raises(Unavailable, match="422"):
             await pair.tell()
+    pair.child.tap.flip_up = 500_000
     await pair.tell()
 
     assert left(pair.top) == []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -35,15 +34,10 @@ from iceprod.store.base import Store
 
 TRIES: Final = 5
 """How often a file is sent that the parent finds broken when it comes."""
-_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 15.0
 _PIECE: Final = 1024 * 1024
 _PAGE: Final = 500
 _REFUSALS: Final = (AccessDenied, NotFoundError, ConflictError, TooLarge, InputError)
 _LATER: Final = frozenset({408, 425, 429})
-
-
-Sleep = Callable[[float], Awaitable[object]]
 
 
 class Result(StrEnum):
@@ -73,16 +67,13 @@ class FileSending:
         transfers: Transfers,
         *,
         doorway: Doorway,
-        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._store = store
         self._files = files
         self._copies = Copies(files.tree)
         self._transfers = transfers
         self._doorway = doorway
-        self._sleep = sleep
         self._failures: Counter[str] = Counter()
-        self._pauses: dict[str, float] = {}
 
     async def send_file(self, told: Operation) -> Sent:
         """Bring one file to the parent; again and again is harmless.
@@ -97,8 +88,7 @@ class FileSending:
         try:
             sent = await self._judged(told, errand)
         except Unavailable as exc:
-            sent = await self._failed(told, exc)
-        self._pauses.pop(told.peer, None)
+            sent = self._failed(told, exc)
         self._failures.pop(told.operation_id, None)
         if sent.result is Result.REFUSED:
             return replace(sent, instead=instead_of(told, errand, sent.reason))
@@ -126,17 +116,13 @@ class FileSending:
             pass
         return False
 
-    async def _failed(self, told: Operation, exc: Unavailable) -> Sent:
-        """Have tried again what may go well later; give up what the parent has found wrong too often."""
+    def _failed(self, told: Operation, exc: Unavailable) -> Sent:
+        """Leave to later what may go well then; give up what the parent has found wrong too often."""
         status = exc.detail.get("status", 0)
         if 400 <= status < 500 and status not in _LATER:
             self._failures[told.operation_id] += 1
             if self._failures[told.operation_id] >= TRIES:
                 return Sent(Result.REFUSED, exc.message)
-        # Whoever sends waits after calls that have failed, which this is none of.
-        pause_s = self._pauses.get(told.peer, _PAUSE_S)
-        self._pauses[told.peer] = min(_LONGEST_PAUSE_S, pause_s * 2)
-        await self._sleep(pause_s)
         raise exc
 
     async def _send(self, told: Operation, errand: Errand) -> Sent:
