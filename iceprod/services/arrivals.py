@@ -16,6 +16,7 @@ import msgspec
 
 from iceprod import ids
 from iceprod.model.principal import Principal, PrincipalKind
+from iceprod.services.filestore import told
 
 
 class _Note(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,10 +42,19 @@ class Arrivals:
         self._folder = folder
 
     def note(self, names: Sequence[str], principal: Principal) -> Path:
-        """Write down that a file is about to be put in its place; remove what you get when it is known."""
+        """Write down that a file is about to be put in its place; remove what you get when it is known.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
         said = _Note(tuple(names), principal.kind, principal.id, principal.lease_id)
         note = self._folder / ids.new_id()
-        note.write_bytes(msgspec.json.encode(said))
+        with told():
+            try:
+                note.write_bytes(msgspec.json.encode(said))
+            except BaseException:
+                note.unlink(missing_ok=True)
+                raise
         return note
 
     def left(self, *, before: float) -> list[Arrival]:

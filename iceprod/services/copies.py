@@ -33,11 +33,16 @@ class Copies:
         return opened.facts
 
     def mark(self, names: Sequence[str], facts: FileFacts) -> bool:
-        """Note that a file is a copy from now on; False if it is there no more."""
+        """Note that a file is a copy from now on; False if it is there no more.
+
+        Raises:
+            Unavailable: the disk is full.
+        """
         found = self.facts(names)
         if found is None or found.identity != facts.identity:
             return False
-        self._tree.note_digest(names, facts.identity, facts.digest, is_copy=True)
+        with told():
+            self._tree.note_digest(names, facts.identity, facts.digest, is_copy=True)
         return True
 
     def put(self, draft: Draft, names: Sequence[str], *, instead_of: FileFacts | None = None) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from pathlib import Path
 
 import pytest
 from site_harness import ADMIN, ALICE, Site, task
 
-from iceprod.errors import StoreUnavailable
+from iceprod.errors import StoreUnavailable, Unavailable
 from iceprod.model.file import Stored
 from iceprod.model.paging import Page
 from iceprod.model.principal import Principal, PrincipalKind
@@ -156,3 +158,21 @@ async def test_while_the_store_is_away_nothing_is_forgotten(site, files, payload
 
     assert await files.catch_up(before=soon()) == 1
     assert (await known(site, ALICE))["dataset_temp/a"][0] == 5
+
+
+async def test_a_disk_that_is_full_is_told_and_keeps_nothing(site, files, payload, monkeypatch):
+    path = f"dataset_temp/{payload.id.split('-')[0]}/a"
+
+    def write_bytes(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_bytes)
+        with pytest.raises(Unavailable, match="the disk is full") as told:
+            await put(files, payload, path)
+
+    assert told.value.detail["reason"] == "storage_full"
+    assert (notes(site), await known(site)) == ([], {})
+    await put(files, payload, path)
+    assert list(await known(site)) == ["dataset_temp/a"]
