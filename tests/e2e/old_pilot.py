@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 RESERVE = 0.1
-ASKED, ASKED_AGAIN_S = 10, 0.2
 """GB of memory and disk, and hours, that such a pilot keeps for itself."""
+ASKED, ASKED_AGAIN_S = 4, 0.2
+"""How often it asks for a task before it takes there to be none."""
 LOGS = ("stdlog", "stderr", "stdout")
 
 

@@ -25,7 +25,7 @@ SMALL = {"cpu": 1, "memory": 0.2, "disk": 0.2, "time": 0.2}
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     # A claim without work is answered soon, or each pilot would hang on for long at its end.  Work
     # that one process has just made takes a moment to be known in the other.
-    soon = {"ICEPROD_SCHEDULING__LONG_POLL_MAX_S": "0.2" if request.param == "sqlite" else "3"}
+    soon = {"ICEPROD_SCHEDULING__LONG_POLL_MAX_S": "0.2" if request.param == "sqlite" else "1"}
     with site_of_kind(request.param, tmp_path_factory.mktemp("site"), **soon) as running:
         yield running
 
