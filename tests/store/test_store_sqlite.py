@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -470,3 +471,12 @@ async def _statements_of_the_contract(folder: Path, monkeypatch: pytest.MonkeyPa
     return {
         statement for statement in found if statement.split()[0] in ("SELECT", "UPDATE", "DELETE", "INSERT")
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such policy")
+async def test_the_writer_gives_way_to_the_loop(store: SqliteStore):
+    await store.values.put("a", "b")
+    (writer,) = [thread for thread in threading.enumerate() if thread.name == "store-writer"]
+
+    assert os.sched_getscheduler(writer.native_id) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -115,6 +117,7 @@ class Writer(Generic[T]):
             self._pending = []
 
     def _serve(self) -> None:
+        _give_way()
         ending = False
         while not ending:
             batch, ending = self._take()
@@ -170,6 +173,13 @@ class Writer(Generic[T]):
         except sqlite3.Error as error:
             raise _NotCommittedError from error
         return results
+
+
+def _give_way() -> None:
+    """Let the loop, where it shares a core with this thread, go on as soon as it wakes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it may be forbidden, and then only costs time
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _answer(batch: list[_Call[Any]], results: list[Any]) -> None:
