@@ -7,9 +7,7 @@ their lease; users read the areas of their own datasets; administrators everythi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,6 +33,7 @@ from iceprod.services.foreign_files import ForeignFiles, NoForeignFiles
 from iceprod.services.holding import check_lease
 from iceprod.services.quotas import Quotas, Reservation
 from iceprod.services.recovering import NEVER, Recovering
+from iceprod.services.threads import Threads
 from iceprod.store.base import Store
 
 __all__ = ["Arrived", "Download", "FileService", "StoredFile", "Upload"]
@@ -43,7 +42,6 @@ T = TypeVar("T")
 JOB_TEMP: Final = "job_temp"
 DATASET_TEMP: Final = "dataset_temp"
 SITE_TEMP: Final = "site_temp"
-_THREADS: Final = 8
 
 
 class FileService:
@@ -75,7 +73,7 @@ class FileService:
         self._quotas = quotas
         self._max_bytes = max_bytes
         self._recovering = recovering
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="files")
+        self._threads = Threads("files")
 
     async def open(self) -> None:
         """Make the directories."""
@@ -83,7 +81,7 @@ class FileService:
 
     def close(self) -> None:
         """Let the threads end."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     async def download(self, principal: Principal, path: str) -> Download:
         """Open a file for reading.
@@ -314,14 +312,12 @@ class FileService:
         return opened is not None
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do blocking ``work`` on a thread; what was begun ends even if nobody waits any more."""
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # Whoever has gone may have closed the file by now, and gets to know nothing of it.
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise
+        """Do blocking ``work`` on a thread; what was begun ends even if nobody waits any more.
+
+        Raises:
+            Unavailable: the site is stopping.
+        """
+        return await self._threads(work)
 
     def check_size(self, size: int) -> None:
         """Refuse a file that is too large.

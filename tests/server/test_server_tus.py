@@ -13,6 +13,7 @@ from site_harness import ADMIN, ALICE, task
 
 from iceprod.model.principal import Principal, PrincipalKind
 from iceprod.server.handlers.uploads import receiving, tus_headers
+from iceprod.services.uploads.shelf import Held
 from iceprod.services.uploads.values import CHECKSUMS, Stage
 
 TEXT = bytes(range(256)) * 500
@@ -494,16 +495,20 @@ async def test_what_came_before_a_broken_connection_is_kept(web, browser):
     assert await stored(browser) == TEXT
 
 
-async def test_a_second_writer_is_locked_out_and_not_the_first(web, browser):
+async def test_a_second_writer_is_locked_out_and_not_the_first(web, browser, monkeypatch):
     url = await created(browser)
+    uploads, has_hold = web.site.services.uploads.service, asyncio.Event()
+    hold = uploads.hold
+
+    async def noted(upload_id: str) -> Held:
+        held = await hold(upload_id)
+        has_hold.set()
+        return held
+
+    monkeypatch.setattr(uploads, "hold", noted)
     lines = patching(web, browser, url, 0, f"Content-Length: {len(TEXT)}")
     reader, writer = await connected(web, lines, TEXT[:5000])
-    for _ in range(1000):  # until the first has arrived; of nothing sent nothing comes
-        code = (await patch(browser, url, 0, b"")).code
-        if code == 423:
-            break
-        assert code == 204
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(has_hold.wait(), 60)
     assert (await patch(browser, url, 0, TEXT)).code == 423
     assert (await browser.send("DELETE", url, headers=VERSION)).code == 423
     writer.write(TEXT[5000:])

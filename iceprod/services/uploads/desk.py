@@ -10,6 +10,7 @@ from iceprod.services.catalogue import Catalogue
 from iceprod.services.file_catalogue import FileCatalogue
 from iceprod.services.files import FileService
 from iceprod.services.origins import Origins
+from iceprod.services.threads import Threads
 from iceprod.services.transfers import Transfers
 from iceprod.services.uploads.ending import Ending
 from iceprod.services.uploads.joining import Joining
@@ -19,7 +20,6 @@ from iceprod.services.uploads.passing import PassingOn
 from iceprod.services.uploads.service import UploadService
 from iceprod.services.uploads.shelf import Shelf
 from iceprod.services.uploads.targets import QuotaCheck, Targets
-from iceprod.services.uploads.threads import Threads
 from iceprod.services.uploads.values import UploadLimits
 
 
@@ -50,7 +50,7 @@ def make_uploads(
     limits: UploadLimits,
 ) -> Uploads:
     """Uploads below the directory ``root``."""
-    run = Threads()
+    run = Threads("uploads")
     targets = Targets(files, origins=origins, catalogue=catalogue, known=known, quotas=quotas)
     ending = Ending(
         run=run,

@@ -20,11 +20,11 @@ from iceprod.model.file import Direction
 from iceprod.model.location import parse_location
 from iceprod.movers.base import Outgoing
 from iceprod.services.origins import Origins
+from iceprod.services.threads import Run
 from iceprod.services.transfers import Transfer, Transfers
 from iceprod.services.uploads.digests import Digests
 from iceprod.services.uploads.shelf import Held
 from iceprod.services.uploads.targets import Targets
-from iceprod.services.uploads.threads import Run
 from iceprod.services.uploads.values import Part, Stage
 
 logger = structlog.get_logger(__name__)

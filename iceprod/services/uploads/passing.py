@@ -22,9 +22,9 @@ from iceprod.model.location import Location, parse_location
 from iceprod.model.principal import Principal
 from iceprod.movers.base import Outgoing
 from iceprod.services.origins import Origin, Origins
+from iceprod.services.threads import Run
 from iceprod.services.transfers import Transfers
 from iceprod.services.uploads.targets import Targets
-from iceprod.services.uploads.threads import Run
 from iceprod.services.uploads.values import Holder
 
 _PIECE: Final = 512 * 1024

@@ -23,12 +23,12 @@ from iceprod.model.principal import Principal
 from iceprod.services import authorization
 from iceprod.services.authorization import Scope
 from iceprod.services.filestore import HandedOver
+from iceprod.services.threads import Threads
 from iceprod.services.transfers import Transfer, Transfers
 from iceprod.services.uploads.digests import KnownDigests
 from iceprod.services.uploads.ending import Ending
 from iceprod.services.uploads.shelf import Held, Kept, Shelf
 from iceprod.services.uploads.targets import Targets
-from iceprod.services.uploads.threads import Threads
 from iceprod.services.uploads.values import (
     About,
     Announced,

@@ -11,10 +11,10 @@ from typing import Final
 
 from iceprod.clock import Clock
 from iceprod.errors import InputError, TooLarge
+from iceprod.services.threads import Run
 from iceprod.services.transfers import Transfer
 from iceprod.services.uploads.digests import Digests, KnownDigests
 from iceprod.services.uploads.shelf import Held
-from iceprod.services.uploads.threads import Run
 
 _PIECE: Final = 512 * 1024
 _KEEP_BYTES: Final = 32 * 1024 * 1024
