@@ -30,8 +30,10 @@ from typing import Any
 
 RESERVE = 0.1
 """GB of memory and disk, and hours, that such a pilot keeps for itself."""
-ASKED, ASKED_AGAIN_S = 4, 0.2
+ASKED, ASKED_AGAIN_S = 6, 0.2
 """How often it asks for a task before it takes there to be none."""
+PATIENCE_S = 60.0
+"""How long it asks where there are some."""
 LOGS = ("stdlog", "stderr", "stdout")
 
 
@@ -263,20 +265,30 @@ class OldPilot:
         """Run what the server hands out; the ids of the tasks in order."""
         if self.rpc("echo", value="e") != "e":
             raise SystemExit("the server does not answer")
-        while self.run_once():
-            pass
+        self.run_once()
+        while configs := self.claim():
+            self._run_all(configs)
         return self.done
 
-    def run_once(self) -> bool:
-        """Run the tasks of one claim, if there are any."""
-        configs = self.claim()
+    def run_once(self) -> None:
+        """Run the tasks of one claim."""
+        self._run_all(self.claim_some())
+
+    def _run_all(self, configs: list[dict[str, Any]]) -> None:
         for config in configs:
             task = Task(config, self.rpc, self.folder)
             self.done.append(task.id)
             self.report([task.id])
             task.run()
         self.report([])
-        return bool(configs)
+
+    def claim_some(self) -> list[dict[str, Any]]:
+        """What `new_task` hands out, where something waits."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (configs := self.claim()):
+            if time.monotonic() > deadline:
+                raise SystemExit("there is nothing to do")
+        return configs
 
     def claim(self) -> list[dict[str, Any]]:
         """What `new_task` hands out; with nothing to do it is asked again for a while, as originals do."""

@@ -169,7 +169,7 @@ def test_a_pilot_that_is_ended_by_its_batch_system_gives_its_tasks_back(
 ):
     dataset_id = submit(site, single(scripts, "nothing"), 1)
     runner = pilot(site, tmp_path)
-    (config,) = runner.claim()
+    (config,) = runner.claim_some()
     task_id = config["options"]["task_id"]
     for name in ("stdlog", "stdout", "stderr"):
         runner.rpc("upload_logfile", task=task_id, name=name, data="")
@@ -184,7 +184,7 @@ def test_a_pilot_that_is_ended_by_its_batch_system_gives_its_tasks_back(
 def test_a_task_that_used_too_much_asks_for_more(site: RunningSite, scripts: Path, tmp_path: Path):
     dataset_id = submit(site, single(scripts, "nothing"), 1)
     runner = pilot(site, tmp_path, memory=8.0)
-    (config,) = runner.claim()
+    (config,) = runner.claim_some()
     info = {
         "hostname": "n1",
         "domain": "",
@@ -194,7 +194,7 @@ def test_a_task_that_used_too_much_asks_for_more(site: RunningSite, scripts: Pat
     }
     runner.rpc("task_error", task_id=config["options"]["task_id"], error_info=info)
     assert pilot(site, tmp_path, memory=1.0).claim() == []
-    (again,) = runner.claim()
+    (again,) = runner.claim_some()
     assert again["options"]["task_id"] == f"{dataset_id}-0-0"
     assert again["options"]["resources"]["memory"] == pytest.approx(1.851)
     runner.rpc("finish_task", task_id=f"{dataset_id}-0-0", stats={"time_used": None, "task_stats": {}})
@@ -203,7 +203,7 @@ def test_a_task_that_used_too_much_asks_for_more(site: RunningSite, scripts: Pat
 def test_a_task_that_is_not_wanted_any_more_is_told_so(site: RunningSite, scripts: Path, tmp_path: Path):
     dataset_id = submit(site, single(scripts, "nothing"), 1)
     runner = pilot(site, tmp_path)
-    (config,) = runner.claim()
+    (config,) = runner.claim_some()
     task_id = config["options"]["task_id"]
     assert runner.rpc("stillrunning", task_id=task_id) is True
     site.call("dataset.suspend", dataset_id=dataset_id)
@@ -228,7 +228,7 @@ def test_gpu_slots_get_gpu_tasks_first(site: RunningSite, scripts: Path, tmp_pat
 
 def test_what_is_handed_out_reaches_for_no_other_server(site: RunningSite, scripts: Path, tmp_path: Path):
     dataset_id = submit(site, single(scripts, "nothing"), 1)
-    (config,) = pilot(site, tmp_path).claim()
+    (config,) = pilot(site, tmp_path).claim_some()
     options = config["options"]
     for name in ("site_temp", "dataset_temp", "job_temp", "data_url", "resource_url"):
         assert options[name].startswith(site.url), name
@@ -243,7 +243,7 @@ def test_what_is_handed_out_reaches_for_no_other_server(site: RunningSite, scrip
 def test_files_of_other_jobs_are_out_of_reach(site: RunningSite, scripts: Path, tmp_path: Path):
     submit(site, single(scripts, "nothing"), 2)
     runner = pilot(site, tmp_path, cpu=2)
-    first, second = (config["options"] for config in runner.claim())
+    first, second = (config["options"] for config in runner.claim_some())
     files = Files(first["username"], first["password"])
     files.upload(f"{first['job_temp']}/a", b"mine")
     assert files.download(f"{first['job_temp']}/a") == b"mine"
