@@ -35,13 +35,13 @@ class Threads:
             Unavailable: the threads end, and with this nothing was begun.
         """
         if self._is_closed:
-            raise _stopping()
+            raise stopping()
         future = asyncio.get_running_loop().run_in_executor(self._executor, work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if future.cancelled() and not _is_cancelled():
-                raise _stopping() from None
+            if future.cancelled() and not is_cancelled():
+                raise stopping() from None
             # Whoever has gone may have closed the file by now, and gets to know nothing of it.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
@@ -52,11 +52,12 @@ class Threads:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _stopping() -> Unavailable:
+def stopping() -> Unavailable:
+    """What those are told who wait for what will not be done any more."""
     return Unavailable("this site is stopping", retry_after_s=5)
 
 
-def _is_cancelled() -> bool:
-    """Whether it is the one who waits that was cancelled."""
+def is_cancelled() -> bool:
+    """Whether it is the one who waits that was cancelled, and not what is waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

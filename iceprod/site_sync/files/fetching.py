@@ -32,6 +32,7 @@ from iceprod.services.arriving import Place
 from iceprod.services.copies import Copies
 from iceprod.services.files import FileService
 from iceprod.services.filestore import Draft, FileFacts, Incoming
+from iceprod.services.threads import is_cancelled, stopping
 from iceprod.services.transfers import Transfers
 from iceprod.site_sync.files.doors import Doorway, spot_of
 from iceprod.store.base import Store
@@ -105,8 +106,8 @@ class FileFetching:
                 if coming.errand.lease_id == errand.lease_id:
                     raise
             except asyncio.CancelledError:
-                if coming.task.cancelled() and not _is_cancelled():
-                    raise Unavailable("this site is stopping", retry_after_s=5) from None
+                if coming.task.cancelled() and not is_cancelled():
+                    raise stopping() from None
                 raise
             if coming.errand.lease_id == errand.lease_id:
                 return
@@ -259,12 +260,6 @@ class FileFetching:
                 self._files.check_size(draft.size_bytes + len(piece))
                 await self._files.run(partial(draft.write, piece))
                 await transfer.moved(len(piece))
-
-
-def _is_cancelled() -> bool:
-    """Whether it is the one who asks that was cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 @contextmanager
