@@ -182,9 +182,10 @@ class PilotService:
         """Tasks for a pilot, waiting up to ``wait_s`` for some to become ready.
 
         ``held`` are the leases that the pilot knows of; a task that it holds without knowing,
-        because an answer got lost, is handed out again.
+        because an answer got lost, is handed out again.  Not so while a restored site asks its
+        children: the pilot may have ended that task since the backup, and a child hold the next.
         """
-        if held is not None:
+        if held is not None and not self._scheduler.recovering.is_on:
             forgotten = await self._forgotten(principal.id, frozenset(held))
             if forgotten:
                 return Claims(tuple(forgotten))

@@ -288,6 +288,27 @@ async def test_what_depends_on_something_that_ended_at_home_is_run_again(pair: P
         assert await pair.errands() == {ErrandStatus.LOST: 1}
 
 
+async def test_what_a_pilot_has_ended_since_is_not_its_own_again_before_children_have_spoken(
+    pair: Pair, tmp_path: Path
+):
+    dataset = await pair.north.submit(task("a"), task("b", "a"))
+    pilot = await pair.north.pilot()
+    first = await pair.north.one(pilot)
+    copy = await backup(pair, tmp_path)
+    await pair.north.finish(pilot, first)
+    await pair.take()
+
+    async with restored(pair, copy, recovery_s=0.01) as north:
+        assert await north.statuses(dataset) == [PROCESSING, TaskStatus.IDLE]
+        assert await north.claim(pilot, held=[]) == ()
+        await pair.parent.greet()
+        await pair.renew()
+        (again,) = await north.claim(pilot, held=[])
+
+        assert (again.task.task_id, again.task.lease_id) == (first.task_id, first.lease_id)
+        assert await pair.errands() == {ErrandStatus.LOST: 1}
+
+
 async def test_a_failure_that_was_forgotten_is_not_told_again(pair: Pair, tmp_path: Path):
     dataset = await pair.north.submit()
     await pair.take()
