@@ -122,7 +122,8 @@ def _remove_database(folder: Path) -> None:
 
 
 def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    """Go on as after Ctrl-C: where a loop runs, asyncio lets it end in good order."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _default_example() -> Path:

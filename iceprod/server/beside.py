@@ -86,12 +86,13 @@ async def _token_for(opened: tuple[Store, Accounts], name: str, label: str) -> s
 async def end_pilots(settings: Settings, *, within_s: float, grace_s: float = GRACE_S) -> int:
     """End the pilots that a stopped server's grids have left running; how many there are after that.
 
-    They get ``grace_s`` to end by themselves, and then are killed.
+    They get ``grace_s`` to end by themselves, and then are killed.  Processes of the server
+    that are about to leave are waited for, ``within_s`` at most.
 
     Raises:
         ConfigError: the server runs, and its pilots are its own business.
     """
-    with data_directory(settings.data_dir):
+    with data_directory(settings.data_dir, patience_s=within_s):
         grids = [grid for grid, _ in make_grids(settings, grace_s=grace_s)]
         async with AsyncExitStack() as stack:
             for grid in grids:
