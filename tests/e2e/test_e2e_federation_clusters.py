@@ -31,6 +31,8 @@ pytestmark = [
 ]
 
 JOBS = int(os.environ.get("ICEPROD_CHAOS_JOBS", "34"))
+HERE = ""
+"""What a dataset's rules call the site itself."""
 only_all = pytest.mark.skipif(
     os.environ.get("ICEPROD_CHAOS_SITES") != "all", reason="only with ICEPROD_CHAOS_SITES=all"
 )
@@ -91,3 +93,27 @@ def test_nothing_is_lost_and_nothing_is_doubled_in_a_storm(tree: ClusterTree):
         sys.stdout.write(f"\n{dict(done)}\n")
 
     play(tree, "storm", trouble, jobs=4 * JOBS)
+
+
+@only_all
+def test_a_parent_goes_on_from_a_backup_in_another_database(tree: ClusterTree):
+    top, copy = tree.top, tree.folder / "backup"
+    # After a start no lease ends for as long as this; in earnest children come back within that.
+    top.settings = {**top.settings, "ICEPROD_SCHEDULING__LEASE_S": "30"}
+
+    def trouble(work: Work) -> None:
+        work.wait(0.15)
+        top.stop()
+        top.command("backup", str(copy), "--data", str(top.folder))
+        top.start_again()
+        work.wait(0.5)
+        top.stop(kill=True)
+        top.settings = {**top.settings, "ICEPROD_STORE__URL": tree.databases["top"].url("restored")}
+        top.command("restore", str(copy), "--data", str(top.folder))
+        work.watch.forget()
+        top.start_again()
+
+    play(tree, "restored", trouble, jobs=JOBS, sleep_s=0.1, never=[HERE])
+
+    runs = sorted(path.name for path in (tree.folder / "runs-restored").iterdir())
+    assert len(runs) == 3 * JOBS, runs
