@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from iceprod.model.federation import Errand, ErrandStatus, PeerRole
 from iceprod.model.lifecycle import TaskStatus
+from iceprod.model.task import Outcome
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.scheduling import Scheduler
 from iceprod.site_sync import terms
@@ -109,6 +110,12 @@ def done_elsewhere(parent: Any, children: list[Any]) -> Iterator[Errand]:
             is_said = errand.status is not ErrandStatus.LOST and errand.parent == parent.name
             if is_said and task is not None and task.status is TaskStatus.COMPLETE:
                 yield errand
+
+
+def undone_leases(parent: Any) -> set[str]:
+    """Leases that ended without success for a parent; a pilot that said two things may have had it later."""
+    attempts = (attempt for found in parent.ledger.attempts.values() for attempt in found)
+    return {attempt.lease_id for attempt in attempts if attempt.outcome is not Outcome.FINISHED}
 
 
 def is_forgotten(parent: Any, errand: Errand) -> bool:

@@ -24,7 +24,15 @@ from iceprod.model.lifecycle import MOVES, JobStatus, TaskEvent, TaskStatus
 from iceprod.model.task import Outcome
 from iceprod.site_sync.messages import Report, Statement
 from tests.site_play import CONFIG, DATASET, LEASE_S, PARENTS, Site
-from tests.site_restored import at_once, children_of, done_elsewhere, is_forgotten, term_of, without_waiting
+from tests.site_restored import (
+    at_once,
+    children_of,
+    done_elsewhere,
+    is_forgotten,
+    term_of,
+    undone_leases,
+    without_waiting,
+)
 from tests.site_stage import Fate, Stage, Stray
 
 EXAMPLES = int(os.environ.get("ICEPROD_MACHINE_EXAMPLES", "40"))
@@ -163,10 +171,12 @@ class Machine(RuleBasedStateMachine):
             self.stage.finish()
             self._speak()
         self.stage.finish()
+        undone = undone_leases(top)
         top.put_back()
         self.stage.finish()
         children = children_of(top)  # as it remembers: one that was revoked meanwhile is its child again
-        done = list(done_elsewhere(top, [child for child in children if child.name not in self.revoked]))
+        speaking = [child for child in children if child.name not in self.revoked]
+        done = [errand for errand in done_elsewhere(top, speaking) if errand.lease_id not in undone]
         for _ in range(ROUNDS):
             for site in children:
                 site.process.renew()
