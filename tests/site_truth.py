@@ -223,6 +223,17 @@ def _where(attempt: Attempt) -> str:
     return site_of(attempt.pilot_id) or "own"
 
 
+def run_again(tree: Tree, name: str) -> dict[str, int]:
+    """How many runs tasks of a dataset had beyond their attempts: what the site of it has forgotten.
+
+    A lease that ran out on a slow machine is an attempt, and the task runs again by right.
+    """
+    runs = Counter(path.name.rpartition(".")[0] for path in (tree.folder / f"runs-{name}").iterdir())
+    with tree.top.opened() as (runner, store):
+        attempts = {task_id: len(runner.run(store.tasks.attempts(task_id))) for task_id in runs}
+    return {task_id: more for task_id in runs if (more := runs[task_id] - attempts[task_id]) > 0}
+
+
 async def _check_store(store: Store, label: str, *, since: float) -> None:
     """Nothing was refused, and counters are as a recount."""
     assert await store.check() == [], label
