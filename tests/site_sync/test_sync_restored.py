@@ -400,13 +400,17 @@ async def test_once_all_was_said_nothing_more_is_adopted(pair: Pair, tmp_path: P
         ("held by a child", 60.0),
         ("not made yet", 60.0),
         ("another child is silent", 60.0),
+        ("it needs another dataset", 60.0),
     ],
 )
 async def test_a_child_asks_for_long_only_if_something_may_change(
     pair: Pair, tmp_path: Path, case: str, patience_s: float
 ):
     north = pair.north
-    dataset = await north.submit(task("a"), task("b", "a"), fill=case != "not made yet")
+    needed = []
+    if case == "it needs another dataset":
+        needed.append(f"{(await north.submit(task('z'))).dataset_id}:z")
+    dataset = await north.submit(task("a"), task("b", "a", *needed), fill=case != "not made yet")
     if case == "held by a pilot":
         await north.one(await north.pilot())
     elif case == "held by a child":

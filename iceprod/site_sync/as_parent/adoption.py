@@ -127,13 +127,16 @@ class Adoption:
         """Whether anybody may still do something about tasks that can't be adopted yet.
 
         That is whoever makes the jobs, a pilot that holds such a task and goes, a child that has
-        not spoken, or one that holds another task of the same job.  What pilots of this site
-        have ended since the backup is not done again before all children have spoken.
+        not spoken, or one that holds another task of the same job (of datasets that need others
+        it is not looked for).  What pilots of this site have ended since the backup is not done
+        again before all children have spoken.
         """
         siblings = set[str]()
         for task_id, _ in undecided:
             dataset, task = datasets[task_id.partition("-")[0]], found.get(task_id)
             if dataset is None or task is None or task.status is TaskStatus.PROCESSING:
+                return True
+            if any(dataset.external):
                 return True
             siblings.update(_job_of(task, dataset))
         if undecided and any(name != peer.name for name in self._recovery.state.waits_for):
