@@ -99,7 +99,7 @@ def test_nothing_is_lost_and_nothing_is_doubled_in_a_storm(tree: ClusterTree):
 def test_a_parent_goes_on_from_a_backup_in_another_database(tree: ClusterTree):
     top, copy = tree.top, tree.folder / "backup"
     # Leases are as much longer than a stop as they are in earnest.
-    long = {"ICEPROD_SCHEDULING__LEASE_S": "30", "ICEPROD_FEDERATION__LEASE_S": "120"}
+    long = {"ICEPROD_SCHEDULING__LEASE_S": "30", "ICEPROD_FEDERATION__LEASE_S": "30"}
     top.settings = {**top.settings, **long}
 
     def trouble(work: Work) -> None:

@@ -31,8 +31,8 @@ HERE = ""
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    """The parent of all waits for its children for half a minute at most; no lease ends meanwhile."""
-    more = {"top": {"ICEPROD_FEDERATION__RECOVERY_S": "30", "ICEPROD_FEDERATION__LEASE_S": "120"}}
+    """The parent of all waits for its children for half a minute at most, and no lease ends meanwhile."""
+    more = {"top": {"ICEPROD_FEDERATION__RECOVERY_S": "30", "ICEPROD_FEDERATION__LEASE_S": "30"}}
     with running_tree(tmp_path_factory.mktemp("restored"), more=more) as made:
         yield made
 
