@@ -125,3 +125,9 @@ def is_forgotten(parent: Any, errand: Errand) -> bool:
     # Of a lease that was over before the backup was made nothing more comes.
     is_known = errand.lease_id in {attempt.lease_id for attempt in attempts}
     return task is not None and task.status in _TO_DO and not is_known
+
+
+def holder(parent: Any, errand: Errand) -> str:
+    """Who has the task of an errand now, as its parent knows."""
+    task = parent.ledger.tasks.get(errand.parent_task_id)
+    return task.pilot_id if task is not None and task.status is TaskStatus.PROCESSING else ""

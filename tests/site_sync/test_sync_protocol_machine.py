@@ -28,6 +28,7 @@ from tests.site_restored import (
     at_once,
     children_of,
     done_elsewhere,
+    holder,
     is_forgotten,
     term_of,
     undone_leases,
@@ -186,7 +187,9 @@ class Machine(RuleBasedStateMachine):
             at_once(top.process.recovery.look())
         assert not term_of(top.ledger).is_recovering
         self._speak()
-        again = [errand for errand in done if is_forgotten(top, errand)]
+        # A site that was revoked after the backup is a child again, and goes on with what it had.
+        others = {f"site:{name}" for name in self.revoked}
+        again = [errand for errand in done if is_forgotten(top, errand) and holder(top, errand) not in others]
         assert not again, f"these are done once more: {again}"
 
     @rule(which=st.integers(0, 20), some=st.integers(1, 5))
