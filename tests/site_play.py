@@ -183,7 +183,6 @@ class Process:
         await parent.taking.repair()
         await parent.greet()
         self.is_repaired = True
-        self.report()  # as its loops begin: another child may wait for what it has done
 
     def do(self, name: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
         """Begin with something, unless the like of it is being done."""

@@ -8,7 +8,6 @@ from typing import Any, Final, cast
 
 from iceprod.model.federation import Errand, ErrandStatus, PeerRole
 from iceprod.model.lifecycle import TaskStatus
-from iceprod.model.task import Outcome
 from iceprod.services.clockwatch import ClockWatch
 from iceprod.services.scheduling import Scheduler
 from iceprod.site_sync import terms
@@ -112,12 +111,6 @@ def done_elsewhere(parent: Any, children: list[Any]) -> Iterator[Errand]:
                 yield errand
 
 
-def undone_leases(parent: Any) -> set[str]:
-    """Leases that ended without success for a parent; a pilot that said two things may have had it later."""
-    attempts = (attempt for found in parent.ledger.attempts.values() for attempt in found)
-    return {attempt.lease_id for attempt in attempts if attempt.outcome is not Outcome.FINISHED}
-
-
 def is_forgotten(parent: Any, errand: Errand) -> bool:
     """Whether a task runs again, or is about to, that a child has completed and said so."""
     task = parent.ledger.tasks.get(errand.parent_task_id)
@@ -125,9 +118,3 @@ def is_forgotten(parent: Any, errand: Errand) -> bool:
     # Of a lease that was over before the backup was made nothing more comes.
     is_known = errand.lease_id in {attempt.lease_id for attempt in attempts}
     return task is not None and task.status in _TO_DO and not is_known
-
-
-def holder(parent: Any, errand: Errand) -> str:
-    """Who has the task of an errand now, as its parent knows."""
-    task = parent.ledger.tasks.get(errand.parent_task_id)
-    return task.pilot_id if task is not None and task.status is TaskStatus.PROCESSING else ""

@@ -192,8 +192,6 @@ class Parent:
         self.link.term = found.term
         if await is_new_term(peer, found, self.link, store):
             await self.reclaiming.run()
-            # What it is not known here to hold may be what another child has done since.
-            await self.listening.renew(is_settled=True)
             await store.peers.update(peer.role, peer.name, PeerPatch(term=found.term))
 
     def _after_renewal(self, step: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -90,7 +90,7 @@ class Reclaiming:
             answer = await self._link.call("site.reclaim", Reclaim(leases, 0), Reclaimed)
             held.update(answer.held)
             later.update(answer.later)
-            patience_s = max(patience_s, answer.patience_s)
+            patience_s = answer.patience_s
         return held, later, patience_s
 
     async def _all(self) -> list[Errand]:

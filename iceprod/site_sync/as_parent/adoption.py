@@ -15,11 +15,10 @@ from typing import Final
 from iceprod.clock import Clock
 from iceprod.errors import NotFoundError
 from iceprod.model.dataset import Dataset
-from iceprod.model.federation import Peer, holder_of, site_of
+from iceprod.model.federation import Peer, holder_of
 from iceprod.model.lifecycle import TaskStatus
 from iceprod.model.principal import Principal
 from iceprod.model.task import Task, parse_task_id
-from iceprod.model.task import task_id as make_task_id
 from iceprod.services.authorization import check
 from iceprod.services.catalogue import Catalogue
 from iceprod.services.scheduling import Scheduler
@@ -33,12 +32,9 @@ from iceprod.store.federation import PeerPatch
 _PART: Final = 500
 _PATIENCE: Final = 0.1
 """The part of the longest time of a recovery for which a child tries what can't be adopted yet."""
-_HOPELESS_S: Final = 2.0
-"""For how long it does so if no site is left that could change that."""
 _UNDECIDED: Final = frozenset({TaskStatus.IDLE, TaskStatus.WAITING, TaskStatus.PROCESSING})
 
 Leases = Sequence[tuple[str, str]]  # task id, lease id
-Datasets = Mapping[str, Dataset | None]  # by id; none where it does not exist
 
 
 class Adoption:
@@ -73,26 +69,21 @@ class Adoption:
         check(principal, "site.reclaim")
         peer = await self._registry.child(principal, term=message.term)
         self._registry.touch(peer.name)
-        held, later, is_hoped_for = list[str](), list[str](), False
+        held, later = list[str](), list[str]()
         for start in range(0, len(message.leases), _PART):
             part = message.leases[start : start + _PART]
             found = await self._store.tasks.among([task_id for task_id, _ in part])
             known = [lease for lease in part if _is_held(found.get(lease[0]), peer, lease[1])]
             held += await self._extend(peer, known)
             if peer.term < self._registry.term:  # once it has said everything, nothing can be unknown
-                datasets = await self._datasets(part)
-                adopted, undecided = await self._look(peer, part, found, datasets)
+                adopted, undecided = await self._look(peer, part, found)
                 held += adopted
-                later += [lease_id for _, lease_id in undecided]
-                is_hoped_for = is_hoped_for or await self._may_change(peer, undecided, found, datasets)
+                later += undecided
         if message.is_last and peer.term < self._registry.term:
             await self._registry.change(peer, PeerPatch(term=self._registry.term))
             await self._recovery.look()
         is_on = self._recovery.state.is_on
-        patience_s = self._recovery.longest_s * _PATIENCE
-        return Reclaimed(
-            held, later if is_on else [], patience_s if is_hoped_for else min(patience_s, _HOPELESS_S)
-        )
+        return Reclaimed(held, later if is_on else [], self._recovery.longest_s * _PATIENCE)
 
     async def _extend(self, peer: Peer, leases: Leases) -> list[str]:
         until = self._clock() + peer.lease_s
@@ -100,11 +91,12 @@ class Adoption:
         return [lease_id for (_, lease_id), is_kept in zip(leases, kept, strict=True) if is_kept]
 
     async def _look(
-        self, peer: Peer, leases: Leases, found: Mapping[str, Task], datasets: Datasets
-    ) -> tuple[list[str], list[tuple[str, str]]]:
-        """Of leases that do not hold their tasks: ids of those that do now, and those that may later."""
+        self, peer: Peer, leases: Leases, found: Mapping[str, Task]
+    ) -> tuple[list[str], list[str]]:
+        """Of leases that do not hold their tasks: those that do now, and those that may do later."""
         free: list[tuple[str, str]] = []
-        later: list[tuple[str, str]] = []
+        later: list[str] = []
+        datasets = await self._datasets(leases)
         for task_id, lease_id in leases:
             dataset, task = datasets[task_id.partition("-")[0]], found.get(task_id)
             if dataset is None or not dataset.may_run_at(peer.name) or _is_over(task, lease_id):
@@ -112,7 +104,7 @@ class Adoption:
             if task is not None and _is_for(peer, task) and not dataset.suspended:
                 free.append((task_id, lease_id))
             elif task is not None or _may_be_made(dataset, task_id):
-                later.append((task_id, lease_id))
+                later.append(lease_id)
         free = await self._unknown(free, found)
         await self._take_back([found[task_id] for task_id, _ in free])
         claimed = await self._scheduler.adopt(peer.name, free, lease_s=peer.lease_s)
@@ -121,44 +113,13 @@ class Adoption:
             await self._registry.audit(holder_of(peer.name), "site.reclaim", peer.name, adopted=len(adopted))
         return adopted, later
 
-    async def _may_change(
-        self, peer: Peer, undecided: Leases, found: Mapping[str, Task], datasets: Datasets
-    ) -> bool:
-        """Whether anybody may still do something about tasks that can't be adopted yet.
-
-        That is whoever makes the jobs, a pilot that holds such a task and goes, a child that has
-        not spoken, or one that holds another task of the same job (of datasets that need others
-        it is not looked for).  What pilots of this site have ended since the backup is not done
-        again before all children have spoken.
-        """
-        siblings = set[str]()
-        for task_id, _ in undecided:
-            dataset, task = datasets[task_id.partition("-")[0]], found.get(task_id)
-            if dataset is None or task is None or task.status is TaskStatus.PROCESSING:
-                return True
-            if any(dataset.external):
-                return True
-            siblings.update(_job_of(task, dataset))
-        if undecided and any(name != peer.name for name in self._recovery.state.waits_for):
-            return True
-        return await self._is_any_lent(sorted(siblings))
-
-    async def _is_any_lent(self, task_ids: Sequence[str]) -> bool:
-        for start in range(0, len(task_ids), _PART):
-            found = await self._store.tasks.among(task_ids[start : start + _PART])
-            if any(
-                task.status is TaskStatus.PROCESSING and site_of(task.pilot_id) for task in found.values()
-            ):
-                return True
-        return False
-
     async def _take_back(self, tasks: Sequence[Task]) -> None:
         """End what a child has forgotten: it has got the same task again since, so that had ended."""
         held = [(task.task_id, task.lease_id) for task in tasks if task.status is TaskStatus.PROCESSING]
         if held:
             await self._tasks.evict(held, "it was lent once more before this site was restored")
 
-    async def _datasets(self, leases: Leases) -> Datasets:
+    async def _datasets(self, leases: Leases) -> dict[str, Dataset | None]:
         found: dict[str, Dataset | None] = {}
         for dataset_id in {task_id.partition("-")[0] for task_id, _ in leases}:
             try:
@@ -177,11 +138,6 @@ class Adoption:
             if any(attempt.lease_id == lease[1] for attempt in attempts)
         }
         return [lease for lease in leases if lease not in over]
-
-
-def _job_of(task: Task, dataset: Dataset) -> list[str]:
-    """All tasks of the job of a task."""
-    return [make_task_id(task.dataset_id, task.job_index, index) for index in range(len(dataset.task_names))]
 
 
 def _is_held(task: Task | None, peer: Peer, lease_id: str) -> bool:
